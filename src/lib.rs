@@ -1,0 +1,5 @@
+//! An io_uring HTTP gateway for one Linux host: clients speak HTTP to the hub, the hub puts each
+//! request into a slot of memory it shares with a worker process, and sends the worker's answer back.
+
+pub mod limits;
+pub mod message;

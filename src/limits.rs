@@ -1,0 +1,89 @@
+//! Every bound the crate relies on, in one place, with compile-time asserts relating them.
+//! Sizes are bytes and times are milliseconds unless the name says otherwise.
+
+/// The page size that slot sizes are multiples of.
+pub const PAGE: usize = 4096;
+
+/// Longest request head (request line, field lines and the final empty line). Longer: 431.
+pub const MAX_HEAD: usize = 16 * 1024;
+/// Most field lines in one head. More: 431.
+pub const MAX_FIELDS: usize = 100;
+/// Longest request target. Longer: 414.
+pub const MAX_TARGET: usize = 8 * 1024;
+/// Most path parameters in one route pattern, the catch-all included.
+pub const MAX_PARAMS: usize = 16;
+/// Longest route pattern.
+pub const MAX_PATTERN: usize = 1024;
+/// Most routes one worker may register.
+pub const MAX_ROUTES: usize = 16 * 1024;
+/// Longest worker name, in bytes of UTF-8.
+pub const MAX_NAME: usize = 128;
+/// Most workers attached or remembered at one time.
+pub const MAX_WORKERS: usize = 1024;
+
+/// Longest line that opens a chunk: its size, extensions and CRLF.
+pub const MAX_CHUNK_LINE: usize = 256;
+/// Longest trailer section of a chunked body.
+pub const MAX_TRAILER: usize = 4 * 1024;
+/// Longest field section a worker may answer with.
+pub const MAX_RESPONSE_HEAD: usize = 16 * 1024;
+/// Longest body of a control request (`/internal/*`).
+pub const MAX_CONTROL_BODY: usize = 4 * 1024 * 1024;
+
+/// Slots in each direction of a lane when `--slots` is not given.
+pub const DEFAULT_SLOTS: u32 = 512;
+/// Fewest slots: one head of the largest size, its table, and a streamed frame must fit.
+pub const MIN_SLOTS: u32 = 16;
+/// Most slots, so that a slot index fits the 16 bits the ABI gives it.
+pub const MAX_SLOTS: u32 = 32 * 1024;
+/// Bytes in one slot when `--slot-size` is not given.
+pub const DEFAULT_SLOT_SIZE: u32 = 4096;
+/// Largest slot.
+pub const MAX_SLOT_SIZE: u32 = 1024 * 1024;
+/// Largest arena (slots times slot size) in one direction of a lane.
+pub const MAX_ARENA: usize = 1 << 30;
+
+/// Most bytes of body in one streamed frame, in either direction.
+pub const MAX_STREAM_FRAME: usize = 64 * 1024;
+/// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
+pub const STREAM_WINDOW: usize = 4;
+
+/// Most shards (front-end threads).
+pub const MAX_SHARDS: usize = 64;
+
+/// Completions the hub takes from one lane before other work gets a turn.
+pub const COMPLETIONS_PER_TURN: usize = 256;
+
+/// How long a worker may take to answer before the client gets 504, unless `--timeout` says otherwise.
+pub const DEFAULT_TIMEOUT_MS: u64 = 30_000;
+/// Time for a whole request head to arrive, counted from its first byte.
+pub const HEAD_TIMEOUT_MS: u64 = 10_000;
+/// Time a connection may rest between requests.
+pub const IDLE_TIMEOUT_MS: u64 = 75_000;
+/// Time a transfer may go without a byte of progress.
+pub const STALL_TIMEOUT_MS: u64 = 30_000;
+/// How long the routes of a worker that is gone, or never came, answer 503 before they are forgotten.
+pub const REMEMBER_MS: u64 = 60_000;
+/// Time between two pings of one worker.
+pub const PING_INTERVAL_MS: u64 = 10_000;
+/// Time a worker has to answer a ping.
+pub const PING_TIMEOUT_MS: u64 = 2_000;
+/// Unanswered pings after which a worker is evicted.
+pub const PING_MISSES: u32 = 3;
+
+/// Shortest `HUB_SECRET`.
+pub const MIN_SECRET: usize = 16;
+
+const _: () = assert!(
+    MAX_HEAD <= u16::MAX as usize,
+    "head ranges are 16 bits wide"
+);
+const _: () = assert!(MAX_TARGET < MAX_HEAD);
+const _: () = assert!(MAX_PATTERN < MAX_TARGET);
+const _: () = assert!(DEFAULT_SLOT_SIZE as usize % PAGE == 0);
+const _: () = assert!(MAX_SLOTS <= u16::MAX as u32);
+const _: () = assert!(
+    MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
+    "the smallest lane holds the largest head beside another request"
+);
+const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);
