@@ -1,0 +1,396 @@
+//! The control API in types: what a registration is, what the hub reports of itself, and what is
+//! said over the attach socket. Hub, worker SDK and command line all speak these; no I/O here.
+
+use std::collections::HashSet;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{MAX_NAME, MAX_ROUTES};
+use crate::message::Method;
+use crate::route::pattern::Pattern;
+
+/// What a worker asks for: `POST /internal/register`, and the body of [`ToHub::Attach`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registration {
+    /// The worker's name; a newcomer with the same name replaces the one before.
+    pub name: String,
+    /// The routes it answers. A route's index in this list is its number in the slot ABI.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// One route of a [`Registration`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteSpec {
+    /// Request method.
+    pub method: String,
+    /// Path pattern: literals, `{param}` for a whole segment, `{*rest}` at the end.
+    pub path: String,
+    /// Whether the hub owns the connections of this route as Server-Sent Events.
+    #[serde(default)]
+    pub sse: bool,
+}
+
+/// A [`Registration`] that was found good.
+#[derive(Clone, Debug)]
+pub struct ValidRegistration {
+    /// The worker's name.
+    pub name: String,
+    /// Its routes, in the order given.
+    pub routes: Vec<ValidRoute>,
+}
+
+/// One route of a [`ValidRegistration`].
+#[derive(Clone, Debug)]
+pub struct ValidRoute {
+    /// Request method.
+    pub method: Method,
+    /// The parsed pattern.
+    pub pattern: Pattern,
+    /// Whether the hub owns the connections of this route.
+    pub sse: bool,
+}
+
+/// What is wrong with a registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FieldError {
+    /// The offending member, as a path into the JSON body: `name`, `routes[3].path`.
+    pub field: String,
+    /// What is wrong with it and what to write instead.
+    pub detail: String,
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.detail)
+    }
+}
+
+impl std::error::Error for FieldError {}
+
+impl Registration {
+    /// Checks every member.
+    ///
+    /// # Errors
+    /// The first member that is wrong.
+    pub fn validate(&self) -> Result<ValidRegistration, FieldError> {
+        let wrong = |field: String, detail: String| FieldError { field, detail };
+        check_name(&self.name).map_err(|detail| wrong("name".into(), detail))?;
+        if self.routes.len() > MAX_ROUTES {
+            let detail = format!("{} routes: at most {MAX_ROUTES} are possible", self.routes.len());
+            return Err(wrong("routes".into(), detail));
+        }
+        let mut seen = HashSet::with_capacity(self.routes.len());
+        let mut routes = Vec::with_capacity(self.routes.len());
+        for (index, spec) in self.routes.iter().enumerate() {
+            let at = |member: &str| format!("routes[{index}].{member}");
+            let method = Method::from_token(spec.method.as_bytes()).ok_or_else(|| {
+                let known = Method::ALL.map(Method::as_str).join(", ");
+                wrong(at("method"), format!("'{}' is no method here: give one of {known}", spec.method.escape_debug()))
+            })?;
+            let pattern = Pattern::parse(&spec.path).map_err(|e| wrong(at("path"), e.to_string()))?;
+            if pattern.is_reserved() {
+                let detail = format!("'{}' belongs to the hub: choose a path outside /internal, /health and /events", spec.path);
+                return Err(wrong(at("path"), detail));
+            }
+            if spec.sse && method != Method::Get {
+                return Err(wrong(at("method"), "a route with \"sse\": true is a GET route".into()));
+            }
+            if !seen.insert((method, spec.path.as_str())) {
+                let detail = format!("{method} {} stands here twice: leave one out", spec.path);
+                return Err(wrong(at("path"), detail));
+            }
+            routes.push(ValidRoute { method, pattern, sse: spec.sse });
+        }
+        Ok(ValidRegistration { name: self.name.clone(), routes })
+    }
+}
+
+fn check_name(name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("a worker needs a name that is not empty".into());
+    }
+    if name.len() > MAX_NAME {
+        return Err(format!("{} bytes are too long: at most {MAX_NAME}", name.len()));
+    }
+    if name == "." || name == ".." {
+        return Err("a name of dots alone looks like a directory: choose another".into());
+    }
+    match name.chars().find(|c| c.is_control() || matches!(c, '/' | '\\')) {
+        Some(c) => Err(format!(
+            "the character '{}' is not allowed: leave out control characters and path separators",
+            c.escape_debug()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The answer to a registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The worker's identity until it is replaced or gone.
+    pub worker_id: String,
+    /// Kept for the ancestor's clients. There is no such name in the file system: the memory comes
+    /// over the socket.
+    pub shm_name: String,
+    /// The Unix socket through which the worker attaches.
+    pub socket: String,
+    /// Version of the slot ABI that is spoken there.
+    pub abi_version: u32,
+}
+
+/// The answer of `GET /health`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Always true: a hub that answers is well.
+    pub ok: bool,
+    /// The hub's version.
+    #[serde(default)]
+    pub version: String,
+    /// The workers it knows.
+    pub workers: Vec<WorkerHealth>,
+}
+
+/// One worker in [`Health`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerHealth {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub worker_id: String,
+    /// How many routes it registered.
+    pub route_count: usize,
+    /// `shm:` and its identity.
+    pub transport: String,
+    /// Where it is in its life.
+    #[serde(default)]
+    pub state: WorkerState,
+    /// Its process, once attached.
+    #[serde(default)]
+    pub pid: Option<u32>,
+    /// Requests handed to it and wakes that took, in each direction.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// Its routes.
+    #[serde(default)]
+    pub routes: Vec<RouteSpec>,
+}
+
+/// How much went through the lanes of one worker, all shards together, since it attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Requests handed to the worker.
+    pub requests: u64,
+    /// Times the hub woke the worker.
+    pub wakes_to_worker: u64,
+    /// Times the worker woke the hub.
+    pub wakes_to_hub: u64,
+    /// Answers that broke the rules and became 502.
+    pub violations: u64,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// Registered over HTTP; nobody has attached yet.
+    #[default]
+    Registered,
+    /// Attached and answering.
+    Attached,
+    /// Finishing what it has; it gets nothing new.
+    Draining,
+    /// Gone; its routes answer 503 until they are forgotten.
+    Gone,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WorkerState::Registered => "registered",
+            WorkerState::Attached => "attached",
+            WorkerState::Draining => "draining",
+            WorkerState::Gone => "gone",
+        })
+    }
+}
+
+/// The answer of `GET /internal/slots`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotsReport {
+    /// One entry for each attached worker.
+    pub workers: Vec<WorkerSlots>,
+}
+
+/// The request slots of one worker, all its lanes together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSlots {
+    /// The worker's name.
+    pub name: String,
+    /// Number of slots.
+    pub total_slots: usize,
+    /// How many are free.
+    pub free: usize,
+    /// How many are not.
+    pub in_use: usize,
+    /// Each slot; lane after lane.
+    pub slots: Vec<SlotReport>,
+}
+
+/// One slot in [`WorkerSlots`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotReport {
+    /// Its index, counted over all lanes of the worker.
+    pub index: usize,
+    /// What it is used for.
+    pub state: SlotState,
+}
+
+/// What a request slot is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum SlotState {
+    /// Nothing.
+    #[default]
+    Free = 0,
+    /// The hub fills it: a head was copied or a body is being received.
+    Writing = 1,
+    /// The worker has it.
+    Ready = 2,
+}
+
+impl SlotState {
+    /// The state with this number; an unknown one counts as free.
+    pub const fn from_u8(value: u8) -> SlotState {
+        match value {
+            1 => SlotState::Writing,
+            2 => SlotState::Ready,
+            _ => SlotState::Free,
+        }
+    }
+}
+
+/// How a worker wants to be woken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WakeMode {
+    /// It blocks on the doorbell word of the request memory.
+    Futex,
+    /// It polls an eventfd in an event loop.
+    Eventfd,
+}
+
+/// What a worker says on the attach socket.
+///
+/// Each message is four bytes of length, little-endian, and that many bytes of JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToHub {
+    /// The first message.
+    Attach {
+        /// Version of the slot ABI the worker speaks.
+        abi_version: u32,
+        /// How it wants to be woken.
+        wake: WakeMode,
+        /// What it registers.
+        registration: Registration,
+        /// The identity it was given over HTTP, if it registered there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        worker_id: Option<String>,
+    },
+    /// The worker is about to stop: no further requests, please.
+    Drain,
+}
+
+/// What the hub says on the attach socket, framed as [`ToHub`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToWorker {
+    /// The attach was accepted; as many [`ToWorker::Lane`] messages follow.
+    Attached {
+        /// The worker's identity.
+        worker_id: String,
+        /// Number of lanes, one for each shard of the hub.
+        lanes: u32,
+    },
+    /// One lane. With its first byte come four file descriptors: request memory, response memory,
+    /// the eventfd that wakes the hub, and the eventfd on which the hub wakes the worker.
+    Lane {
+        /// Index of the lane, from zero.
+        index: u32,
+    },
+    /// The attach was refused; the socket closes.
+    Refused {
+        /// What is wrong.
+        #[serde(flatten)]
+        error: FieldError,
+    },
+    /// No further request comes: the worker asked for it, or another has taken its name. When the
+    /// last answer is out the hub closes the socket.
+    Draining {
+        /// Why.
+        reason: String,
+    },
+    /// The hub has thrown the worker out; the socket closes.
+    Evicted {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Longest message on the attach socket, in bytes of JSON.
+pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registration(name: &str, routes: &[(&str, &str)]) -> Registration {
+        let routes = routes
+            .iter()
+            .map(|(m, p)| RouteSpec { method: m.to_string(), path: p.to_string(), sse: false })
+            .collect();
+        Registration { name: name.into(), routes }
+    }
+
+    #[test]
+    fn a_bad_registration_names_its_field() {
+        let long = "n".repeat(MAX_NAME + 1);
+        for (name, routes, field) in [
+            ("", &[][..], "name"),
+            (long.as_str(), &[], "name"),
+            ("a/b", &[], "name"),
+            ("a\\b", &[], "name"),
+            ("a\nb", &[], "name"),
+            ("..", &[], "name"),
+            ("ok", &[("FETCH", "/a")], "routes[0].method"),
+            ("ok", &[("get", "/a")], "routes[0].method"),
+            ("ok", &[("GET", "/a"), ("GET", "a")], "routes[1].path"),
+            ("ok", &[("GET", "/a/{")], "routes[0].path"),
+            ("ok", &[("GET", "/internal/x")], "routes[0].path"),
+            ("ok", &[("GET", "/a"), ("POST", "/a"), ("GET", "/a")], "routes[2].path"),
+        ] {
+            let error = registration(name, routes).validate().unwrap_err();
+            assert_eq!(error.field, field, "{error}");
+        }
+        assert!(registration("ok", &[("GET", "/a/{id}"), ("PUT", "/a/{id}")]).validate().is_ok());
+    }
+
+    #[test]
+    fn messages_survive_the_wire() {
+        let attach = ToHub::Attach {
+            abi_version: 1,
+            wake: WakeMode::Futex,
+            registration: registration("w", &[("GET", "/a")]),
+            worker_id: None,
+        };
+        let mut json = simd_json::to_vec(&attach).unwrap();
+        assert_eq!(simd_json::from_slice::<ToHub>(&mut json).unwrap(), attach);
+        let refused = ToWorker::Refused {
+            error: FieldError { field: "name".into(), detail: "taken".into() },
+        };
+        let mut json = simd_json::to_vec(&refused).unwrap();
+        assert_eq!(simd_json::from_slice::<ToWorker>(&mut json).unwrap(), refused);
+    }
+}

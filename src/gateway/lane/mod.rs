@@ -1,0 +1,353 @@
+//! The hub's end of a lane, for the tasks of one shard: opening exchanges, waiting for slots and for
+//! frames, and the task that drives the rings. One lane joins this shard with one worker process.
+
+mod core;
+mod driver;
+mod violation;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+pub use self::core::{ExchangeId, Failure, Frame, RequestFrame};
+pub use self::violation::Violation;
+
+use self::core::LaneCore;
+use crate::control::WakeMode;
+use crate::gateway::stats::LaneStats;
+use crate::shm::descriptor::Run;
+use crate::shm::layout::{Geometry, Phase};
+use crate::shm::region::{HubSide, LaneMemory, Slots};
+use crate::sys::eventfd::EventFd;
+
+/// Everything the control plane hands to a shard for a new lane.
+#[derive(Debug)]
+pub struct LaneParts {
+    /// Both memories.
+    pub memory: Arc<LaneMemory<HubSide>>,
+    /// Where the lane counts what it does.
+    pub stats: Arc<LaneStats>,
+    /// The worker writes to it to wake this shard.
+    pub hub_doorbell: OwnedFd,
+    /// This shard writes to it to wake a worker that polls.
+    pub worker_doorbell: EventFd,
+    /// How the worker wants to be woken.
+    pub wake: WakeMode,
+}
+
+/// A lane, shared by the connections of its shard.
+#[derive(Debug)]
+pub struct Lane {
+    core: RefCell<LaneCore>,
+    geometry: Geometry,
+    memory: Arc<LaneMemory<HubSide>>,
+    stats: Arc<LaneStats>,
+    wake: WakeMode,
+    worker_doorbell: EventFd,
+    driver: RefCell<Option<Waker>>,
+    /// Tasks that wait for slots, first come first served.
+    queue: RefCell<VecDeque<(u64, Waker)>>,
+    next_ticket: Cell<u64>,
+    violation: Cell<Option<Violation>>,
+    draining: Cell<bool>,
+}
+
+impl Lane {
+    /// A lane and the eventfd its [driver](Lane::drive) waits on.
+    pub fn new(parts: LaneParts) -> (Rc<Lane>, OwnedFd) {
+        let lane = Lane {
+            core: RefCell::new(LaneCore::new(parts.memory.clone(), parts.stats.clone())),
+            geometry: parts.memory.geometry(),
+            memory: parts.memory,
+            stats: parts.stats,
+            wake: parts.wake,
+            worker_doorbell: parts.worker_doorbell,
+            driver: RefCell::new(None),
+            queue: RefCell::new(VecDeque::new()),
+            next_ticket: Cell::new(0),
+            violation: Cell::new(None),
+            draining: Cell::new(false),
+        };
+        (Rc::new(lane), parts.hub_doorbell)
+    }
+
+    /// The number and size of the lane's slots.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The lane's memory.
+    pub fn memory(&self) -> &Arc<LaneMemory<HubSide>> {
+        &self.memory
+    }
+
+    /// Where the lane counts what it does.
+    pub fn stats(&self) -> &LaneStats {
+        &self.stats
+    }
+
+    /// Whether the worker is gone.
+    pub fn is_dead(&self) -> bool {
+        self.core.borrow().is_dead()
+    }
+
+    /// Exchanges somebody still waits for.
+    pub fn in_flight(&self) -> usize {
+        self.core.borrow().in_flight()
+    }
+
+    /// What the worker did to be evicted, once.
+    pub fn take_violation(&self) -> Option<Violation> {
+        self.violation.take()
+    }
+
+    /// Opens an exchange with its first `slots` slots; waits in line where they have run out, until
+    /// `expired` says that it has waited long enough.
+    ///
+    /// # Errors
+    /// The worker is gone, or the time is up.
+    pub async fn begin(
+        self: &Rc<Lane>,
+        slots: usize,
+        bodyless: bool,
+        expired: impl Fn() -> bool,
+    ) -> Result<(Exchange, Slots), Failure> {
+        let attempt = |core: &mut LaneCore| core.begin(slots, bodyless);
+        let (id, slots) = self.acquire(attempt, expired).await?;
+        Ok((Exchange { lane: self.clone(), id }, slots))
+    }
+
+    /// Gives back slots that were not submitted.
+    pub fn release(&self, slots: Slots) {
+        self.core.borrow_mut().release(slots);
+        self.wake_first_in_line();
+    }
+
+    /// Gives a response frame back to the worker.
+    pub fn return_frame(&self, run: Run) {
+        let starved = self.core.borrow_mut().return_frame(run);
+        if self.judge(starved).unwrap_or(false) {
+            self.wake_driver();
+        }
+    }
+
+    /// The worker is gone, or is thrown out: everybody who waits is told.
+    pub fn die(&self) {
+        self.core.borrow_mut().die();
+        for (_, waker) in self.queue.borrow().iter() {
+            waker.wake_by_ref();
+        }
+        self.wake_driver();
+    }
+
+    /// No further request comes; the worker may finish what it has.
+    pub fn drain(&self) {
+        self.draining.set(true);
+        self.core.borrow_mut().set_phase(Phase::Draining);
+        self.wake_driver();
+    }
+
+    /// Whether the lane was told to drain and nobody waits for an answer any more.
+    pub fn is_drained(&self) -> bool {
+        self.draining.get() && self.core.borrow().in_flight() == 0
+    }
+
+    /// Fails what is overdue at `now_ms`, and has everybody in line for slots look at the time.
+    pub fn tick(&self, now_ms: u64) {
+        self.core.borrow_mut().expire(now_ms);
+        for (_, waker) in self.queue.borrow().iter() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Asks the worker for a sign of life. Returns whether the last one is still owed.
+    pub fn ping(&self, number: u32) -> bool {
+        let missed = self.core.borrow_mut().send_ping(number);
+        self.wake_driver();
+        self.judge(missed).unwrap_or(true)
+    }
+
+    /// Whether a ping is unanswered.
+    pub fn ping_pending(&self) -> bool {
+        self.core.borrow().ping_pending()
+    }
+
+    /// Waits in line until `attempt` yields something.
+    async fn acquire<T>(
+        &self,
+        mut attempt: impl FnMut(&mut LaneCore) -> Option<T>,
+        expired: impl Fn() -> bool,
+    ) -> Result<T, Failure> {
+        let mut place = Place { lane: self, ticket: None };
+        poll_fn(|cx| {
+            let mut core = self.core.borrow_mut();
+            if core.is_dead() {
+                return Poll::Ready(Err(Failure::WorkerGone));
+            }
+            if place.is_first()
+                && let Some(taken) = attempt(&mut core)
+            {
+                return Poll::Ready(Ok(taken));
+            }
+            if expired() {
+                return Poll::Ready(Err(Failure::Deadline));
+            }
+            if place.ticket.is_none() {
+                place.line_up(cx.waker());
+                // From now on a return is worth a wake; one that came before is seen by the look at
+                // the ring that follows.
+                core.set_starved(true);
+                drop(core);
+                self.wake_driver();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn wake_first_in_line(&self) {
+        if let Some((_, waker)) = self.queue.borrow().front() {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn wake_driver(&self) {
+        if let Some(waker) = &*self.driver.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Takes note of a violation and lets the lane die of it.
+    fn judge<T>(&self, result: Result<T, Violation>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
+            Err(violation) => {
+                if self.violation.get().is_none() {
+                    self.violation.set(Some(violation));
+                }
+                self.die();
+                None
+            }
+        }
+    }
+}
+
+/// A place in the line for slots, left when dropped.
+struct Place<'a> {
+    lane: &'a Lane,
+    ticket: Option<u64>,
+}
+
+impl Place<'_> {
+    fn is_first(&self) -> bool {
+        match (self.ticket, self.lane.queue.borrow().front()) {
+            (_, None) => true,
+            (Some(mine), Some((first, _))) => mine == *first,
+            (None, Some(_)) => false,
+        }
+    }
+
+    fn line_up(&mut self, waker: &Waker) {
+        let ticket = self.lane.next_ticket.get();
+        self.lane.next_ticket.set(ticket + 1);
+        self.lane.queue.borrow_mut().push_back((ticket, waker.clone()));
+        self.ticket = Some(ticket);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut queue = self.lane.queue.borrow_mut();
+        queue.retain(|(other, _)| *other != ticket);
+        match queue.front() {
+            Some((_, next)) => next.wake_by_ref(),
+            None => {
+                if let Ok(mut core) = self.lane.core.try_borrow_mut() {
+                    core.set_starved(false);
+                }
+            }
+        }
+    }
+}
+
+/// One request and its response, from the side that waits. Dropping it gives up whatever is left.
+#[derive(Debug)]
+pub struct Exchange {
+    lane: Rc<Lane>,
+    id: ExchangeId,
+}
+
+impl Exchange {
+    /// The lane it runs on.
+    pub fn lane(&self) -> &Rc<Lane> {
+        &self.lane
+    }
+
+    /// Hands a frame to the worker; the first carries the head. The worker hears of it when the
+    /// tasks that are ready now have had their turn.
+    pub fn submit(&self, slots: Slots, frame: RequestFrame, deadline_ms: u64) {
+        let result = self.lane.core.borrow_mut().submit(self.id, slots, frame, deadline_ms);
+        self.lane.judge(result);
+        self.lane.wake_driver();
+    }
+
+    /// Waits until fewer than `window` frames are with the worker, then takes slots for another.
+    ///
+    /// # Errors
+    /// The worker is gone, or the time is up.
+    pub async fn allocate(
+        &self,
+        slots: usize,
+        window: usize,
+        expired: impl Fn() -> bool,
+    ) -> Result<Slots, Failure> {
+        poll_fn(|cx| {
+            let mut core = self.lane.core.borrow_mut();
+            if core.is_dead() {
+                return Poll::Ready(Err(Failure::WorkerGone));
+            }
+            if core.may_submit(self.id, window) {
+                return Poll::Ready(Ok(()));
+            }
+            if expired() {
+                return Poll::Ready(Err(Failure::Deadline));
+            }
+            // A return is told to the hub only while it says that it waits for one.
+            core.set_starved(true);
+            core.watch(self.id, cx.waker());
+            drop(core);
+            self.lane.wake_driver();
+            Poll::Pending
+        })
+        .await?;
+        self.lane.acquire(|core| core.allocate(slots), expired).await
+    }
+
+    /// Waits for the next response frame. The frame is the caller's to [return](Lane::return_frame).
+    ///
+    /// # Errors
+    /// Why none will come.
+    pub async fn next_frame(&self) -> Result<Frame, Failure> {
+        poll_fn(|cx| match self.lane.core.borrow_mut().poll_frame(self.id, cx.waker()) {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        })
+        .await
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let result = self.lane.core.borrow_mut().finish(self.id);
+        self.lane.judge(result);
+        self.lane.wake_first_in_line();
+        if self.lane.draining.get() {
+            self.lane.wake_driver();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! What both processes compile: the layout of a lane's memory, its rings, and the codec of a slot.
+//! `docs/SHM_ABI.md` describes the same for implementers in other languages.
+
+pub mod arena;
+pub mod atomics;
+pub mod codec;
+pub mod descriptor;
+pub mod doorbell;
+pub mod layout;
+pub mod region;
+pub mod ring;
