@@ -1,0 +1,149 @@
+//! What one route lookup costs with 10, 1,000 and 10,000 routes, beside `matchit` with the same
+//! patterns and paths. It never measures building a table in the same group as a lookup.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use slotway::message::{Method, Params};
+use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
+
+/// Routes of one service; the tables hold as many services as make up their size.
+const PER_SERVICE: usize = 5;
+/// Different paths looked up in turn, so that neither the branch predictor nor the first-level
+/// cache knows the one path by heart. A power of two.
+const PATHS: usize = 256;
+
+const NOUNS: [&str; 8] = [
+    "accounts",
+    "billing",
+    "catalog",
+    "devices",
+    "events-log",
+    "forms",
+    "geo",
+    "identity",
+];
+
+fn service(index: usize) -> String {
+    format!("/{}-{index}", NOUNS[index % NOUNS.len()])
+}
+
+fn patterns(count: usize) -> Vec<Pattern> {
+    (0..count / PER_SERVICE)
+        .flat_map(|index| {
+            let service = service(index);
+            [
+                format!("{service}/status"),
+                format!("{service}/items"),
+                format!("{service}/items/{{id}}"),
+                format!("{service}/orgs/{{org}}/teams/{{team}}/members/{{member}}/roles/{{role}}"),
+                format!("{service}/files/{{*path}}"),
+            ]
+        })
+        .map(|text| Pattern::parse(&text).expect("the bench's own pattern"))
+        .collect()
+}
+
+fn table(patterns: &[Pattern]) -> RouteTable<usize> {
+    let mut builder = RouteTableBuilder::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        builder
+            .insert(Method::Get, pattern, index)
+            .expect("the bench's patterns differ");
+    }
+    builder.build()
+}
+
+/// The paths of one case, spread over all services. `rest` is what follows the service.
+fn paths(count: usize, rest: impl Fn(usize) -> String) -> Vec<String> {
+    let services = count / PER_SERVICE;
+    (0..PATHS)
+        // An odd stride visits the services in no order that a prefetcher could guess.
+        .map(|i| format!("{}{}", service(i * 7919 % services), rest(i)))
+        .collect()
+}
+
+fn lookups(c: &mut Criterion) {
+    for count in [10, 1_000, 10_000] {
+        let patterns = patterns(count);
+        let table = table(&patterns);
+        let mut peer = matchit::Router::new();
+        for (index, pattern) in patterns.iter().enumerate() {
+            peer.insert(pattern.as_str(), index)
+                .expect("patterns that matchit takes as well");
+        }
+        let cases = [
+            ("static", true, paths(count, |_| "/status".into())),
+            (
+                "param",
+                true,
+                paths(count, |i| format!("/items/{}", i * 31)),
+            ),
+            (
+                "deep",
+                true,
+                paths(count, |i| {
+                    format!("/orgs/acme/teams/{i}/members/jane.doe/roles/maintainer")
+                }),
+            ),
+            (
+                "catch_all",
+                true,
+                paths(count, |i| format!("/files/img/{i}/a.png")),
+            ),
+            ("miss", false, paths(count, |i| format!("/nothing/{i}"))),
+        ];
+        for (case, is_hit, paths) in cases {
+            for path in &paths {
+                let mut params = Params::default();
+                let found = table.lookup(Method::Get, path.as_bytes(), 0, &mut params);
+                let ours = match found {
+                    Lookup::Found { target, .. } => Some(*target),
+                    _ => None,
+                };
+                let theirs = peer.at(path).ok().map(|found| *found.value);
+                assert_eq!(ours, theirs, "both find the same route for {path}");
+                assert_eq!(ours.is_some(), is_hit, "{case}: {path}");
+            }
+            let mut group = c.benchmark_group(format!("route_match/{case}"));
+            group.bench_with_input(BenchmarkId::new("slotway", count), &paths, |b, paths| {
+                let mut params = Params::default();
+                let mut turn = 0;
+                b.iter(|| {
+                    turn = (turn + 1) % PATHS;
+                    let path = black_box(paths[turn].as_bytes());
+                    let found = table.lookup(Method::Get, path, 64, &mut params);
+                    black_box(matches!(found, Lookup::Found { .. }));
+                    black_box(&params);
+                });
+            });
+            group.bench_with_input(BenchmarkId::new("matchit", count), &paths, |b, paths| {
+                let mut turn = 0;
+                b.iter(|| {
+                    turn = (turn + 1) % PATHS;
+                    let path = black_box(paths[turn].as_str());
+                    black_box(peer.at(path)).is_ok()
+                });
+            });
+            group.finish();
+        }
+    }
+}
+
+fn builds(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route_build");
+    let patterns = patterns(10_000);
+    group.bench_function("10000", |b| b.iter(|| table(black_box(&patterns))));
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+        .sample_size(30);
+    targets = lookups, builds
+}
+criterion_main!(benches);

@@ -1,0 +1,379 @@
+//! Collects routes and lays them out as an immutable table. It never replaces a route that is
+//! there, and refuses routes that would make some lookup slow.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use super::methods::MethodSet;
+use super::pattern::{Pattern, PatternSegment};
+use super::segment::scan;
+use super::table::{Route, RouteTable};
+use super::tree::{Endpoint, HASHED, NONE, Node, Tree};
+use crate::limits::MAX_ROUTE_TRAILS;
+use crate::message::Method;
+
+/// Most bytes of pattern in one table, so that every index into it fits 32 bits.
+const MAX_TEXT: usize = 1 << 31;
+
+/// Collects routes for a [`RouteTable`].
+#[derive(Debug)]
+pub struct RouteTableBuilder<T> {
+    branches: Vec<Branch>,
+    /// In the order of registration.
+    routes: Vec<(Method, Pattern, T)>,
+    text_len: usize,
+    seed: u64,
+}
+
+/// Why a route was not added. The table is as it was before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// A route with this method and a pattern of the same shape is there already and stays.
+    Duplicate {
+        /// The method of both.
+        method: Method,
+        /// The pattern that was first; its parameters may have other names.
+        first: Pattern,
+    },
+    /// Together with the routes that are there, a search could have to follow more than
+    /// [`MAX_ROUTE_TRAILS`] ways, because literals and parameters compete in too many segments.
+    TooManyChoices {
+        /// Ways that the worst path would take.
+        trails: usize,
+    },
+    /// The patterns together have more than 2 GiB of text.
+    Full,
+}
+
+/// A place in the tree while it grows: one node per segment.
+#[derive(Debug, Default)]
+struct Branch {
+    literals: BTreeMap<Box<[u8]>, u32>,
+    param: Option<u32>,
+    /// Routes that end here, with their index in the order of registration.
+    here: Vec<(Method, u32)>,
+    /// Routes that end in a catch-all below here.
+    rest: Vec<(Method, u32)>,
+    /// Most ways down from here that a search can have to follow: the sum of the worst literal
+    /// child and the parameter child, at least one.
+    trails: usize,
+    /// The largest `trails` among the literal children; zero if there are none.
+    literal_trails: usize,
+}
+
+/// How one branch is reached from the one above.
+enum Entry<'a> {
+    Literal(&'a [u8]),
+    Param,
+}
+
+impl<T> RouteTableBuilder<T> {
+    /// A builder without routes. Hash slots are seeded at random, so that nobody can choose routes
+    /// that collide.
+    pub fn new() -> Self {
+        Self::with_seed(RandomState::new().build_hasher().finish())
+    }
+
+    /// A builder whose table is laid out the same way each time. Only for routes that no stranger
+    /// chooses.
+    pub fn with_seed(seed: u64) -> Self {
+        RouteTableBuilder {
+            branches: vec![Branch {
+                trails: 1,
+                ..Branch::default()
+            }],
+            routes: Vec::new(),
+            text_len: 0,
+            seed,
+        }
+    }
+
+    /// Adds a route.
+    ///
+    /// # Errors
+    /// See [`InsertError`]; the target is dropped and nothing else changes.
+    pub fn insert(
+        &mut self,
+        method: Method,
+        pattern: &Pattern,
+        target: T,
+    ) -> Result<(), InsertError> {
+        if self.text_len + pattern.as_str().len() > MAX_TEXT {
+            return Err(InsertError::Full);
+        }
+        let mut missing = Vec::new();
+        let mut known = vec![0];
+        let mut ends_in_catch_all = false;
+        for segment in pattern.segments() {
+            let entry = match segment {
+                PatternSegment::Literal(literal) => Entry::Literal(literal.as_bytes()),
+                PatternSegment::Param(_) => Entry::Param,
+                PatternSegment::CatchAll(_) => {
+                    ends_in_catch_all = true;
+                    break;
+                }
+            };
+            let last = &self.branches[known[known.len() - 1]];
+            match last.child(&entry) {
+                Some(child) if missing.is_empty() => known.push(child as usize),
+                _ => missing.push(entry),
+            }
+        }
+
+        let end = known[known.len() - 1];
+        if missing.is_empty() {
+            let taken = self.branches[end].routes(ends_in_catch_all);
+            if let Some((_, first)) = taken.iter().find(|(taken, _)| *taken == method) {
+                return Err(InsertError::Duplicate {
+                    method,
+                    first: self.routes[*first as usize].1.clone(),
+                });
+            }
+        }
+        let after = self.trails_after(&known, &missing);
+        let (trails, _) = after[0];
+        if trails > MAX_ROUTE_TRAILS {
+            return Err(InsertError::TooManyChoices { trails });
+        }
+
+        for (branch, (trails, literal_trails)) in known.iter().zip(after) {
+            self.branches[*branch].trails = trails;
+            self.branches[*branch].literal_trails = literal_trails;
+        }
+        let end = self.grow(end, &missing);
+        let route = self.routes.len() as u32;
+        let here = &mut self.branches[end];
+        here.routes_mut(ends_in_catch_all).push((method, route));
+        self.text_len += pattern.as_str().len();
+        self.routes.push((method, pattern.clone(), target));
+        Ok(())
+    }
+
+    /// Lays the routes out as a table.
+    pub fn build(mut self) -> RouteTable<T> {
+        let trails = self.branches[0].trails;
+        let mut layout = Layout {
+            nodes: Vec::with_capacity(self.branches.len()),
+            labels: Vec::with_capacity(self.text_len),
+            order: Vec::with_capacity(self.routes.len()),
+        };
+        layout.place_all(&mut self.branches);
+
+        // The targets of one endpoint stand side by side; what is listed keeps its order.
+        let mut place_of = vec![0; self.routes.len()];
+        for (place, route) in layout.order.iter().enumerate() {
+            place_of[*route as usize] = place as u32;
+        }
+        let mut routes = Vec::with_capacity(self.routes.len());
+        let mut targets = Vec::with_capacity(self.routes.len());
+        for ((method, pattern, target), place) in self.routes.into_iter().zip(place_of) {
+            routes.push(Route {
+                method,
+                pattern,
+                place,
+            });
+            targets.push((place, target));
+        }
+        targets.sort_unstable_by_key(|(place, _)| *place);
+        let targets = targets.into_iter().map(|(_, target)| target).collect();
+        let tree = Tree::new(layout.nodes, layout.labels, self.seed);
+        RouteTable::new(tree, targets, routes.into(), trails)
+    }
+
+    /// `trails` and `literal_trails` of each known branch once the missing ones hang below the last.
+    /// Both only ever grow, so the old values of the branches on the way need no second look.
+    fn trails_after(&self, known: &[usize], missing: &[Entry<'_>]) -> Vec<(usize, usize)> {
+        let mut after = Vec::with_capacity(known.len());
+        // The branch below the one at hand: whether it is a parameter, and its trails.
+        let mut below = missing
+            .first()
+            .map(|entry| (matches!(entry, Entry::Param), 1));
+        for (i, id) in known.iter().enumerate().rev() {
+            let branch = &self.branches[*id];
+            let mut literal_trails = branch.literal_trails;
+            let mut param_trails = branch
+                .param
+                .map_or(0, |param| self.branches[param as usize].trails);
+            match below {
+                Some((true, trails)) => param_trails = trails,
+                Some((false, trails)) => literal_trails = literal_trails.max(trails),
+                None => {}
+            }
+            let trails = (literal_trails + param_trails).max(1);
+            after.push((trails, literal_trails));
+            if i > 0 {
+                let above = &self.branches[known[i - 1]];
+                below = Some((above.param == Some(*id as u32), trails));
+            }
+        }
+        after.reverse();
+        after
+    }
+
+    /// Hangs the missing branches below `at`; gives the last one.
+    fn grow(&mut self, mut at: usize, missing: &[Entry<'_>]) -> usize {
+        for (i, entry) in missing.iter().enumerate() {
+            let child = self.branches.len();
+            let branch = &mut self.branches[at];
+            match entry {
+                Entry::Literal(label) => {
+                    branch.literals.insert((*label).into(), child as u32);
+                }
+                Entry::Param => branch.param = Some(child as u32),
+            }
+            self.branches.push(Branch {
+                trails: 1,
+                literal_trails: usize::from(matches!(missing.get(i + 1), Some(Entry::Literal(_)))),
+                ..Branch::default()
+            });
+            at = child;
+        }
+        at
+    }
+}
+
+impl<T> Default for RouteTableBuilder<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Branch {
+    fn child(&self, entry: &Entry<'_>) -> Option<u32> {
+        match entry {
+            Entry::Literal(label) => self.literals.get(*label).copied(),
+            Entry::Param => self.param,
+        }
+    }
+
+    fn routes(&self, ends_in_catch_all: bool) -> &[(Method, u32)] {
+        if ends_in_catch_all {
+            &self.rest
+        } else {
+            &self.here
+        }
+    }
+
+    fn routes_mut(&mut self, ends_in_catch_all: bool) -> &mut Vec<(Method, u32)> {
+        if ends_in_catch_all {
+            &mut self.rest
+        } else {
+            &mut self.here
+        }
+    }
+
+    /// The only thing that can follow, if that is a literal.
+    fn only_literal(&self) -> Option<(&[u8], u32)> {
+        if self.param.is_some() || !self.here.is_empty() || !self.rest.is_empty() {
+            return None;
+        }
+        let mut literals = self.literals.iter();
+        match (literals.next(), literals.next()) {
+            (Some((label, child)), None) => Some((label, *child)),
+            _ => None,
+        }
+    }
+}
+
+/// The arrays of a tree as they are filled.
+struct Layout {
+    nodes: Vec<Node>,
+    labels: Vec<u8>,
+    /// Routes in the order of their targets.
+    order: Vec<u32>,
+}
+
+impl Layout {
+    /// Places every branch, a parent before its children and a subtree in one run.
+    fn place_all(&mut self, branches: &mut [Branch]) {
+        let mut waiting: Vec<(u32, Option<Box<[u8]>>, u32)> = vec![(0, None, NONE)];
+        while let Some((first, label, parent)) = waiting.pop() {
+            let id = self.nodes.len() as u32;
+            let label_at = self.labels.len();
+            let head = label.as_deref().map_or(0, |label| scan(label, 0, 0).head);
+            self.labels
+                .extend_from_slice(label.as_deref().unwrap_or(&[]));
+            let label_len = self.labels.len() - label_at;
+
+            let mut last = first as usize;
+            while let Some((label, child)) = branches[last].only_literal() {
+                self.labels.push(b'/');
+                self.labels.extend_from_slice(label);
+                last = child as usize;
+            }
+            let tail_len = self.labels.len() - label_at - label_len;
+
+            let branch = &mut branches[last];
+            let here = self.endpoint(&mut branch.here);
+            let rest = self.endpoint(&mut branch.rest);
+            self.nodes.push(Node {
+                head,
+                label: label_at as u32,
+                label_len: label_len as u16,
+                tail_len: tail_len as u16,
+                parent,
+                literal: NONE,
+                param: NONE,
+                here,
+                rest,
+            });
+            if let Some(above) = self.nodes.get_mut(parent as usize) {
+                match (&label, above.literal) {
+                    (None, _) => above.param = id,
+                    (Some(_), NONE) => above.literal = id,
+                    (Some(_), _) => above.literal = HASHED,
+                }
+            }
+
+            if let Some(param) = branch.param {
+                waiting.push((param, None, id));
+            }
+            let literals = std::mem::take(&mut branch.literals);
+            waiting.extend(
+                literals
+                    .into_iter()
+                    .rev()
+                    .map(|(label, child)| (child, Some(label), id)),
+            );
+        }
+    }
+
+    fn endpoint(&mut self, routes: &mut [(Method, u32)]) -> Endpoint {
+        routes.sort_unstable();
+        let first = self.order.len() as u32;
+        self.order.extend(routes.iter().map(|(_, route)| route));
+        Endpoint {
+            first,
+            methods: routes
+                .iter()
+                .map(|(method, _)| *method)
+                .collect::<MethodSet>(),
+        }
+    }
+}
+
+impl fmt::Display for InsertError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InsertError::Duplicate { method, first } => write!(
+                f,
+                "`{method} {first}` is registered already and matches exactly the same paths; \
+                 remove one of the two routes, or change a literal segment"
+            ),
+            InsertError::TooManyChoices { trails } => write!(
+                f,
+                "with this route some path could match in {trails} ways, {MAX_ROUTE_TRAILS} are \
+                 allowed; let literals and parameters compete in fewer segments, for example \
+                 by giving each group of routes a literal prefix of its own"
+            ),
+            InsertError::Full => write!(
+                f,
+                "the patterns of all routes would exceed {MAX_TEXT} bytes together; register \
+                 fewer or shorter ones"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for InsertError {}

@@ -1,0 +1,177 @@
+//! Finds the end of a path segment, hashes and compares it, eight bytes at a time. It never reads
+//! outside the slices it is given and knows nothing of routes.
+
+/// Bytes read at a time.
+const WORD: usize = size_of::<u64>();
+const SLASHES: u64 = u64::from_ne_bytes([b'/'; WORD]);
+const LOW_BITS: u64 = u64::from_ne_bytes([0x01; WORD]);
+const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD]);
+
+/// An odd multiplier with well-spread bits (2^64 divided by the golden ratio).
+pub(super) const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// One segment of a path as [`scan`] found it.
+#[derive(Clone, Copy)]
+pub(super) struct Segment {
+    /// Index of the slash after it, or the length of the path.
+    pub end: usize,
+    /// Its first eight bytes, little-endian; missing ones are zero.
+    pub head: u64,
+    /// Keyed hash of its bytes. Segments that differ only in trailing NULs may share it.
+    pub hash: u64,
+}
+
+/// The segment of `path` that begins at `start`, hashed under `key`.
+#[inline(always)]
+pub(super) fn scan(path: &[u8], start: usize, key: u64) -> Segment {
+    let (head, mut len) = word_of_segment(path, start);
+    let mut hash = mix(key, head);
+    let mut end = start + len;
+    while len == WORD {
+        let (word, more) = word_of_segment(path, end);
+        hash = mix(hash, word);
+        end += more;
+        len = more;
+    }
+    Segment { end, head, hash }
+}
+
+/// Index of the first slash of `path` at or after `start`, or the length of the path.
+#[inline(always)]
+pub(super) fn end_of(path: &[u8], start: usize) -> usize {
+    let mut end = start;
+    loop {
+        let (_, len) = word_of_segment(path, end);
+        end += len;
+        if len < WORD {
+            return end;
+        }
+    }
+}
+
+/// Whether `path` goes on at `at` with `labels[from..from + len]`.
+#[inline(always)]
+pub(super) fn goes_on_with(path: &[u8], at: usize, labels: &[u8], from: usize, len: usize) -> bool {
+    if path.len() - at < len {
+        return false;
+    }
+    let mut done = 0;
+    while done + WORD < len {
+        if load(path, at + done) != load(labels, from + done) {
+            return false;
+        }
+        done += WORD;
+    }
+    let differing = load(path, at + done) ^ load(labels, from + done);
+    differing & low_bytes(len - done) == 0
+}
+
+/// The next bytes of the segment at `at`, at most a word, zero-padded, and how many they are.
+/// Fewer than a word means that the segment ends there.
+#[inline(always)]
+fn word_of_segment(path: &[u8], at: usize) -> (u64, usize) {
+    let word = load(path, at);
+    // The classic zero-byte test on `word ^ SLASHES`; its lowest hit is always exact.
+    let rest = word ^ SLASHES;
+    let hits = rest.wrapping_sub(LOW_BITS) & !rest & HIGH_BITS;
+    if hits != 0 {
+        let len = hits.trailing_zeros() as usize / 8;
+        (word & low_bytes(len), len)
+    } else {
+        (word, (path.len() - at).min(WORD))
+    }
+}
+
+/// Up to eight bytes of `bytes` from `at` on, little-endian, zero where `bytes` has ended.
+/// `at` is at most the length of `bytes`.
+#[inline(always)]
+fn load(bytes: &[u8], at: usize) -> u64 {
+    let rest = &bytes[at..];
+    if let Some(word) = rest.first_chunk() {
+        return u64::from_le_bytes(*word);
+    }
+    if rest.is_empty() {
+        return 0;
+    }
+    match bytes.last_chunk() {
+        // The last whole word covers the rest; what precedes the rest is shifted out.
+        Some(word) => u64::from_le_bytes(*word) >> (8 * (WORD - rest.len())),
+        None => rest
+            .iter()
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    }
+}
+
+/// A mask for the first `len` bytes of a little-endian word; `len` is at most eight.
+#[inline(always)]
+const fn low_bytes(len: usize) -> u64 {
+    if len == WORD {
+        u64::MAX
+    } else {
+        (1 << (8 * len)) - 1
+    }
+}
+
+/// Folds the 128-bit product, so that every input bit reaches the low and the high half.
+#[inline(always)]
+fn mix(hash: u64, word: u64) -> u64 {
+    let product = u128::from(hash ^ word) * u128::from(SPREAD);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_every_end_for_every_length_and_offset() {
+        for before in 0..20 {
+            for len in 0..40 {
+                for after in 0..20 {
+                    let mut path = vec![b'x'; before];
+                    path.extend((0..len).map(|i| b'a' + i as u8 % 26));
+                    let bare = path[before..].to_vec();
+                    if after > 0 {
+                        path.push(b'/');
+                        path.extend(std::iter::repeat_n(b'y', after - 1));
+                    }
+                    let found = scan(&path, before, 7);
+                    let alone = scan(&bare, 0, 7);
+                    assert_eq!(found.end, before + len);
+                    assert_eq!(end_of(&path, before), before + len);
+                    assert_eq!(found.hash, alone.hash);
+                    assert_eq!(found.head, alone.head);
+                    assert_ne!(found.hash, scan(&path, before, 8).hash);
+                    assert!(goes_on_with(&path, before, &bare, 0, len));
+                    assert!(!goes_on_with(
+                        &bare,
+                        0,
+                        &[bare.as_slice(), b"z"].concat(),
+                        0,
+                        len + 1
+                    ));
+                    for i in 0..len {
+                        let mut other = bare.clone();
+                        other[i] ^= 0x80;
+                        assert!(!goes_on_with(&path, before, &other, 0, len));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn takes_only_a_slash_for_a_slash() {
+        for byte in 0..=u8::MAX {
+            for at in 0..16 {
+                let mut path = [b'-'; 16];
+                path[at] = byte;
+                // Neighbours of the slash are what borrow bugs in the word trick would hit.
+                path[15 - at] = if byte == b'/' { b'/' } else { b'.' };
+                let expected = path.iter().position(|b| *b == b'/').unwrap_or(16);
+                assert_eq!(end_of(&path, 0), expected, "{path:?}");
+            }
+        }
+    }
+}
