@@ -52,6 +52,8 @@ pub struct Lane {
     /// Tasks that wait for slots, first come first served.
     queue: RefCell<VecDeque<(u64, Waker)>>,
     next_ticket: Cell<u64>,
+    /// How many tasks wait for slots to come back.
+    hungry: Cell<usize>,
     violation: Cell<Option<Violation>>,
     draining: Cell<bool>,
 }
@@ -69,6 +71,7 @@ impl Lane {
             driver: RefCell::new(None),
             queue: RefCell::new(VecDeque::new()),
             next_ticket: Cell::new(0),
+            hungry: Cell::new(0),
             violation: Cell::new(None),
             draining: Cell::new(false),
         };
@@ -182,7 +185,7 @@ impl Lane {
         mut attempt: impl FnMut(&mut LaneCore) -> Option<T>,
         expired: impl Fn() -> bool,
     ) -> Result<T, Failure> {
-        let mut place = Place { lane: self, ticket: None };
+        let mut place = Place { lane: self, ticket: None, hunger: None };
         poll_fn(|cx| {
             let mut core = self.core.borrow_mut();
             if core.is_dead() {
@@ -196,13 +199,9 @@ impl Lane {
             if expired() {
                 return Poll::Ready(Err(Failure::Deadline));
             }
+            drop(core);
             if place.ticket.is_none() {
                 place.line_up(cx.waker());
-                // From now on a return is worth a wake; one that came before is seen by the look at
-                // the ring that follows.
-                core.set_starved(true);
-                drop(core);
-                self.wake_driver();
             }
             Poll::Pending
         })
@@ -240,6 +239,7 @@ impl Lane {
 struct Place<'a> {
     lane: &'a Lane,
     ticket: Option<u64>,
+    hunger: Option<Hunger<'a>>,
 }
 
 impl Place<'_> {
@@ -256,6 +256,7 @@ impl Place<'_> {
         self.lane.next_ticket.set(ticket + 1);
         self.lane.queue.borrow_mut().push_back((ticket, waker.clone()));
         self.ticket = Some(ticket);
+        self.hunger = Some(Hunger::new(self.lane));
     }
 }
 
@@ -264,13 +265,32 @@ impl Drop for Place<'_> {
         let Some(ticket) = self.ticket else { return };
         let mut queue = self.lane.queue.borrow_mut();
         queue.retain(|(other, _)| *other != ticket);
-        match queue.front() {
-            Some((_, next)) => next.wake_by_ref(),
-            None => {
-                if let Ok(mut core) = self.lane.core.try_borrow_mut() {
-                    core.set_starved(false);
-                }
-            }
+        if let Some((_, next)) = queue.front() {
+            next.wake_by_ref();
+        }
+    }
+}
+
+/// While one of these exists, the worker wakes the hub for returned slots too.
+struct Hunger<'a>(&'a Lane);
+
+impl<'a> Hunger<'a> {
+    fn new(lane: &'a Lane) -> Hunger<'a> {
+        lane.hungry.set(lane.hungry.get() + 1);
+        if lane.hungry.get() == 1 {
+            lane.core.borrow_mut().set_starved(true);
+        }
+        // A return that came before the worker could know is seen by this look at the ring.
+        lane.wake_driver();
+        Hunger(lane)
+    }
+}
+
+impl Drop for Hunger<'_> {
+    fn drop(&mut self) {
+        self.0.hungry.set(self.0.hungry.get() - 1);
+        if self.0.hungry.get() == 0 {
+            self.0.core.borrow_mut().set_starved(false);
         }
     }
 }
@@ -306,6 +326,7 @@ impl Exchange {
         window: usize,
         expired: impl Fn() -> bool,
     ) -> Result<Slots, Failure> {
+        let mut hunger = None;
         poll_fn(|cx| {
             let mut core = self.lane.core.borrow_mut();
             if core.is_dead() {
@@ -317,14 +338,13 @@ impl Exchange {
             if expired() {
                 return Poll::Ready(Err(Failure::Deadline));
             }
-            // A return is told to the hub only while it says that it waits for one.
-            core.set_starved(true);
             core.watch(self.id, cx.waker());
             drop(core);
-            self.lane.wake_driver();
+            hunger.get_or_insert_with(|| Hunger::new(&self.lane));
             Poll::Pending
         })
         .await?;
+        drop(hunger);
         self.lane.acquire(|core| core.allocate(slots), expired).await
     }
 
