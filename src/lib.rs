@@ -1,6 +1,8 @@
 //! An io_uring HTTP gateway for one Linux host: clients speak HTTP to the hub, the hub puts each
 //! request into a slot of memory it shares with a worker process, and sends the worker's answer back.
 
+#[cfg(feature = "gateway")]
+pub mod http;
 pub mod limits;
 pub mod message;
 pub mod route;

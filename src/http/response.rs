@@ -1,0 +1,185 @@
+//! Writes response heads. The hub alone decides framing, `connection` and the status line's form;
+//! nothing a worker sends can change where its response ends.
+
+use super::grammar::{is_field_content, is_token};
+use super::status::status_line;
+use super::worker_fields::{Given, WorkerHeadFault, copy_fields};
+use crate::message::{Method, Version};
+
+/// The interim answer to `Expect: 100-continue` (RFC 9110, section 15.2.1). HTTP/1.1 only.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How the client learns where the response ends (RFC 9112, section 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// The head says it all; no framing field is written.
+    None,
+    /// `content-length` with this many bytes.
+    Length(u64),
+    /// `transfer-encoding: chunked`.
+    Chunked,
+    /// The connection is closed behind the body; `connection: close` is written.
+    UntilClose,
+}
+
+/// The framing of a response, and whether its body is sent. Where it is not, bytes that the worker
+/// gives as body are dropped. `length` is the body's length where it is known in advance.
+///
+/// * HEAD: the framing field that GET would have, no body (RFC 9110, section 9.3.2). A known length
+///   of 0 is not announced, since the worker may simply have left the body out (RFC 9110, section
+///   8.6 forbids a wrong number, not a missing one).
+/// * 1xx, 204 and 304 have neither (RFC 9110, sections 8.6, 15.3.5 and 15.4.5), 205 has the length 0
+///   (section 15.3.6).
+/// * Otherwise an unknown length is chunked, or until close for HTTP/1.0 (RFC 9112, section 6.1).
+pub fn framing_for(
+    status: u16,
+    method: Method,
+    version: Version,
+    length: Option<u64>,
+) -> (BodyFraming, bool) {
+    match (status, method, length) {
+        (100..=199 | 204 | 304, _, _) => (BodyFraming::None, false),
+        (205, _, _) => (BodyFraming::Length(0), false),
+        (_, Method::Head, Some(0)) => (BodyFraming::None, false),
+        (_, Method::Head, Some(length)) => (BodyFraming::Length(length), false),
+        (_, Method::Head, None) if version == Version::Http11 => (BodyFraming::Chunked, false),
+        (_, Method::Head, None) => (BodyFraming::None, false),
+        (_, _, Some(length)) => (BodyFraming::Length(length), true),
+        (_, _, None) if version == Version::Http11 => (BodyFraming::Chunked, true),
+        (_, _, None) => (BodyFraming::UntilClose, true),
+    }
+}
+
+/// What a response head depends on besides the response.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadStyle<'a> {
+    /// The version of the request. The response always says HTTP/1.1 (RFC 9110, section 6.2).
+    pub version: Version,
+    /// Whether the connection stays open behind this response. [`BodyFraming::UntilClose`]
+    /// overrules it.
+    pub keep_alive: bool,
+    /// The time now, from [`imf_fixdate`](super::imf_fixdate).
+    pub date: &'a [u8; 29],
+    /// Whether any web page may read the response: `access-control-allow-origin: *`.
+    pub cors: bool,
+}
+
+/// Appends the head of a worker's response to `out`, the final empty line included.
+///
+/// `fields` is the worker's field section: lines of `name: value` CRLF, without an empty line. All
+/// of it is checked; framing and hop-by-hop fields (`connection`, `content-length`, `keep-alive`,
+/// `proxy-connection`, `te`, `trailer`, `transfer-encoding`, `upgrade`) are dropped, everything else
+/// passes unchanged and in order. `date` is added where the worker gave none (RFC 9110, section
+/// 6.6.1).
+///
+/// # Errors
+/// [`WorkerHeadFault`] says which rule was broken; `out` is then as it was before.
+pub fn encode_worker_head(
+    out: &mut Vec<u8>,
+    status: u16,
+    fields: &[u8],
+    framing: BodyFraming,
+    style: &HeadStyle,
+) -> Result<(), WorkerHeadFault> {
+    if !(200..=599).contains(&status) {
+        return Err(WorkerHeadFault::Status(status));
+    }
+    let before = out.len();
+    put_status_line(out, status);
+    match copy_fields(out, fields) {
+        Ok(given) => {
+            put_hub_fields(out, given, framing, style);
+            Ok(())
+        }
+        Err(fault) => {
+            out.truncate(before);
+            Err(fault)
+        }
+    }
+}
+
+/// Appends the head of one of the hub's own responses to `out`, the final empty line included.
+///
+/// `fields` must be valid field lines other than framing and `connection` fields; one that has a
+/// byte which could end its line is left out, so that no mistake here can split a response.
+pub fn encode_own_head(
+    out: &mut Vec<u8>,
+    status: u16,
+    fields: &[(&str, &str)],
+    framing: BodyFraming,
+    style: &HeadStyle,
+) {
+    put_status_line(out, status);
+    let mut given = Given::default();
+    for (name, value) in fields {
+        if name.is_empty() || !name.bytes().all(is_token) || !value.bytes().all(is_field_content) {
+            debug_assert!(
+                false,
+                "the hub's own field {name:?}: {value:?} is malformed"
+            );
+            continue;
+        }
+        given.date |= name.eq_ignore_ascii_case("date");
+        given.allow_origin |= name.eq_ignore_ascii_case("access-control-allow-origin");
+        for part in [name, ": ", value, "\r\n"] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+    put_hub_fields(out, given, framing, style);
+}
+
+#[inline]
+fn put_status_line(out: &mut Vec<u8>, status: u16) {
+    match status_line(status) {
+        Some(line) => out.extend_from_slice(line),
+        None => {
+            // RFC 9112, section 4: the space stays when the phrase is empty.
+            out.extend_from_slice(b"HTTP/1.1 ");
+            put_decimal(out, u64::from(status));
+            out.extend_from_slice(b" \r\n");
+        }
+    }
+}
+
+/// The fields that the hub writes itself, and the empty line.
+#[inline]
+fn put_hub_fields(out: &mut Vec<u8>, given: Given, framing: BodyFraming, style: &HeadStyle) {
+    if !given.date {
+        out.extend_from_slice(b"date: ");
+        out.extend_from_slice(style.date);
+        out.extend_from_slice(b"\r\n");
+    }
+    if style.cors && !given.allow_origin {
+        out.extend_from_slice(b"access-control-allow-origin: *\r\n");
+    }
+    match framing {
+        BodyFraming::None | BodyFraming::UntilClose => {}
+        BodyFraming::Length(length) => {
+            out.extend_from_slice(b"content-length: ");
+            put_decimal(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        BodyFraming::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+    }
+    // RFC 9112, section 9.3: HTTP/1.1 stays open unless told otherwise, HTTP/1.0 the reverse.
+    if !style.keep_alive || framing == BodyFraming::UntilClose {
+        out.extend_from_slice(b"connection: close\r\n");
+    } else if style.version == Version::Http10 {
+        out.extend_from_slice(b"connection: keep-alive\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn put_decimal(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}

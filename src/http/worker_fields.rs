@@ -1,0 +1,171 @@
+//! Checks the field section a worker answers with and copies what may pass. The section is hostile:
+//! no byte of it reaches a client before its whole line has been checked.
+
+use std::fmt;
+
+use super::grammar::{is_field_content, is_token};
+use crate::limits::{MAX_FIELDS, MAX_RESPONSE_HEAD};
+
+/// What a worker's response head did wrong. The client gets 502, and it counts against the worker.
+/// Lines count from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorkerHeadFault {
+    /// The status is not in 200..=599 (RFC 9110, section 15; interim answers are the hub's).
+    Status(u16),
+    /// More than [`MAX_RESPONSE_HEAD`] bytes; how many there were.
+    TooLong(usize),
+    /// More than [`MAX_FIELDS`] lines.
+    TooManyFields,
+    /// A line does not begin with a token and a colon (RFC 9112, section 5.1).
+    Name {
+        /// The line.
+        line: u16,
+    },
+    /// A value has CR, LF, NUL or another control character (RFC 9110, section 5.5), or the last
+    /// line has no CRLF.
+    Value {
+        /// The line.
+        line: u16,
+    },
+}
+
+impl fmt::Display for WorkerHeadFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WorkerHeadFault::Status(status) => {
+                write!(
+                    f,
+                    "status {status} is not within 200..=599; send a final status code"
+                )
+            }
+            WorkerHeadFault::TooLong(len) => write!(
+                f,
+                "the field section has {len} bytes; send at most {MAX_RESPONSE_HEAD}"
+            ),
+            WorkerHeadFault::TooManyFields => {
+                write!(
+                    f,
+                    "the field section has too many lines; send at most {MAX_FIELDS}"
+                )
+            }
+            WorkerHeadFault::Name { line } => write!(
+                f,
+                "field line {line} does not begin with a token and a colon; \
+                 check the name for spaces and separators"
+            ),
+            WorkerHeadFault::Value { line } => write!(
+                f,
+                "the value in field line {line} has a control character or no CRLF behind it; \
+                 encode the value"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for WorkerHeadFault {}
+
+/// Which fields the hub adds unless the worker has given them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    pub date: bool,
+    pub allow_origin: bool,
+}
+
+/// Checks every line of `fields` and appends those that may pass to `out`, in blocks. On a fault
+/// `out` may have been added to.
+pub(super) fn copy_fields(out: &mut Vec<u8>, fields: &[u8]) -> Result<Given, WorkerHeadFault> {
+    if fields.len() > MAX_RESPONSE_HEAD {
+        return Err(WorkerHeadFault::TooLong(fields.len()));
+    }
+    let mut given = Given::default();
+    let mut line = 0;
+    let mut at = 0;
+    // Everything before `copied` is in `out` or dropped.
+    let mut copied = 0;
+    while at < fields.len() {
+        line += 1;
+        if line as usize > MAX_FIELDS {
+            return Err(WorkerHeadFault::TooManyFields);
+        }
+        let rest = &fields[at..];
+        let name = rest
+            .iter()
+            .position(|&b| !is_token(b))
+            .unwrap_or(rest.len());
+        if name == 0 || rest.get(name) != Some(&b':') {
+            return Err(WorkerHeadFault::Name { line });
+        }
+        let value = name + 1;
+        let end = value + content_length(&rest[value..]);
+        if !matches!(rest[end..], [b'\r', b'\n', ..]) {
+            return Err(WorkerHeadFault::Value { line });
+        }
+        let next = at + end + 2;
+        match fate(&rest[..name]) {
+            Fate::Pass => {}
+            Fate::Drop => {
+                out.extend_from_slice(&fields[copied..at]);
+                copied = next;
+            }
+            Fate::Date => given.date = true,
+            Fate::AllowOrigin => given.allow_origin = true,
+        }
+        at = next;
+    }
+    out.extend_from_slice(&fields[copied..]);
+    Ok(given)
+}
+
+/// What happens to a field line.
+enum Fate {
+    Pass,
+    Drop,
+    Date,
+    AllowOrigin,
+}
+
+/// Framing is the hub's alone (RFC 9112, section 6), and hop-by-hop fields speak of a connection
+/// that the worker does not see (RFC 9110, section 7.6.1).
+#[inline]
+fn fate(name: &[u8]) -> Fate {
+    let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
+    match name.len() {
+        2 if is(b"te") => Fate::Drop,
+        4 if is(b"date") => Fate::Date,
+        7 if is(b"trailer") || is(b"upgrade") => Fate::Drop,
+        10 if is(b"connection") || is(b"keep-alive") => Fate::Drop,
+        14 if is(b"content-length") => Fate::Drop,
+        16 if is(b"proxy-connection") => Fate::Drop,
+        17 if is(b"transfer-encoding") => Fate::Drop,
+        27 if is(b"access-control-allow-origin") => Fate::AllowOrigin,
+        _ => Fate::Pass,
+    }
+}
+
+/// How many bytes at the start of `bytes` are field content: HTAB, SP, VCHAR and obs-text.
+#[inline]
+fn content_length(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGH: u64 = ONES << 7;
+    let mut at = 0;
+    // Eight bytes at a time while none of them is a control character. A byte below 0x20 borrows
+    // from its high bit in the first term, and 0x7f becomes 0 in the second, where it borrows too.
+    // A borrow may also mark the byte above a marked one, which only sends it to the exact loop.
+    while let Some(&chunk) = bytes[at..].first_chunk::<8>() {
+        let word = u64::from_le_bytes(chunk);
+        let low = word.wrapping_sub(ONES * 0x20) & !word;
+        let delete = word ^ (ONES * 0x7f);
+        let delete = delete.wrapping_sub(ONES) & !delete;
+        if (low | delete) & HIGH != 0 {
+            break;
+        }
+        at += 8;
+    }
+    while let Some(&b) = bytes.get(at) {
+        if !is_field_content(b) {
+            break;
+        }
+        at += 1;
+    }
+    at
+}
