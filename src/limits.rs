@@ -64,6 +64,10 @@ pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
 /// Time a transfer may go without a byte of progress.
 pub const STALL_TIMEOUT_MS: u64 = 30_000;
+/// Time a closing connection waits for the client to read its last answer.
+pub const LINGER_MS: u64 = 2_000;
+/// Bytes a closing connection reads and forgets meanwhile.
+pub const LINGER_BYTES: usize = 256 * 1024;
 /// How long the routes of a worker that is gone, or never came, answer 503 before they are forgotten.
 pub const REMEMBER_MS: u64 = 60_000;
 /// Time between two pings of one worker.

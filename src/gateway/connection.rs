@@ -1,0 +1,291 @@
+//! One client connection: head after head, each answered before the next is looked at.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+
+use monoio::io::Splitable;
+use monoio::net::UnixStream;
+
+use crate::gateway::input::{Input, ReadDone, read_more};
+use crate::gateway::output::{Manner, Output};
+use crate::gateway::plan::{Action, Plan};
+use crate::gateway::problem::Problem;
+use crate::gateway::shard::Shard;
+use crate::gateway::watch::Entered;
+use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, Fault, HeadBounds, HeadScanner};
+use crate::limits::{
+    HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY, STALL_TIMEOUT_MS,
+};
+use crate::message::{BodyLength, Method, Version};
+
+/// How an answer is made to something that is no request.
+const TO_NO_REQUEST: Manner =
+    Manner { method: Method::Get, version: Version::Http11, keep_alive: false, cors: false };
+
+/// One client connection. `F` is the future of a read under way.
+pub(super) struct Connection<'a, F> {
+    // Left before the socket closes: the fields are dropped in this order.
+    pub(super) entered: Entered,
+    pub(super) shard: Rc<Shard>,
+    pub(super) input: Input<'a, F>,
+    pub(super) output: Output,
+    pub(super) peer: Option<SocketAddr>,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The next request may come.
+    Stay,
+    /// It closes, once the client has had a chance to read the answer.
+    Close,
+    /// It closes at once.
+    Drop,
+}
+
+/// What came instead of, or as, the next head.
+enum Head {
+    Complete(HeadBounds),
+    Bad(Fault),
+    TooSlow,
+    Nothing,
+}
+
+/// Why a request body did not arrive.
+#[derive(Debug)]
+pub(super) enum BodyFault {
+    /// It breaks a rule of HTTP.
+    Http(Fault),
+    /// It took too long.
+    TooSlow,
+    /// It is longer than what is taken.
+    TooLong,
+    /// The client is gone.
+    Gone,
+}
+
+/// Serves a client until it leaves or misbehaves. `peer` is `None` on a Unix socket.
+pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, peer: Option<SocketAddr>) {
+    // To io_uring every stream socket is the same; monoio's type for Unix sockets serves all.
+    let Ok(stream) = UnixStream::from_std(socket.into()) else { return };
+    let entered = shard.watches.enter(stream.as_raw_fd());
+    let (reader, writer) = stream.into_split();
+    let pending = pin!(None);
+    let output = Output::new(writer, entered.watch.clone(), shard.clock.clone());
+    let input = Input::new(read_more, pending, reader);
+    Connection { entered, shard, input, output, peer }.run().await;
+}
+
+impl<F: Future<Output = ReadDone>> Connection<'_, F> {
+    async fn run(&mut self) {
+        loop {
+            let next = match self.next_head().await {
+                Head::Complete(bounds) => self.answer(bounds).await,
+                Head::Bad(fault) => self.refuse(fault.into(), TO_NO_REQUEST).await,
+                Head::TooSlow => self.refuse(Problem::too_slow(), TO_NO_REQUEST).await,
+                Head::Nothing => Next::Drop,
+            };
+            match next {
+                Next::Stay => {}
+                Next::Close => return self.linger().await,
+                Next::Drop => return,
+            }
+        }
+    }
+
+    /// Receives until a head is complete.
+    async fn next_head(&mut self) -> Head {
+        let mut scanner = HeadScanner::default();
+        let mut began = false;
+        loop {
+            match scanner.scan(self.input.buffered()) {
+                Ok(Some(bounds)) => {
+                    self.entered.watch.clear_read();
+                    return Head::Complete(bounds);
+                }
+                Ok(None) => {}
+                Err(fault) => return Head::Bad(fault),
+            }
+            let resting = !self.input.holds_bytes();
+            if self.input.has_ended() {
+                let late = self.entered.watch.fired() && !resting;
+                return if late { Head::TooSlow } else { Head::Nothing };
+            }
+            if resting && self.shard.is_stopping() {
+                return Head::Nothing;
+            }
+            if !began {
+                // One deadline for the whole head, from its first byte on: a client that sends a
+                // byte now and then gains nothing.
+                let limit = if resting { IDLE_TIMEOUT_MS } else { HEAD_TIMEOUT_MS };
+                self.entered.watch.expect_read(self.shard.clock.now_ms() + limit);
+                began = !resting;
+            }
+            self.entered.watch.set_resting(resting);
+            // An error shows as the end of the input.
+            let _ = self.input.fill().await;
+            self.entered.watch.set_resting(false);
+        }
+    }
+
+    async fn answer(&mut self, bounds: HeadBounds) -> Next {
+        let raw = &self.input.buffered()[bounds.start..bounds.end];
+        let Plan { mut manner, body, expects_continue, action } =
+            match self.shard.plan(raw, self.peer) {
+                Ok(plan) => plan,
+                Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
+            };
+        if let Action::Dispatch(dispatch) = action {
+            return self.dispatch(dispatch, manner, body, expects_continue, bounds).await;
+        }
+        self.input.consume(bounds.end);
+        if let Action::Control(path) = action {
+            return self.control(&path, manner, body, expects_continue).await;
+        }
+        // The body of a request nobody takes is not read: what follows it is no request.
+        manner.keep_alive &= body == BodyLength::None;
+        let sent = match action {
+            Action::Preflight => self.output.send_own(204, PREFLIGHT, b"", manner).await,
+            Action::Options(allow) => {
+                self.output.send_own(204, &[("allow", &allow)], b"", manner).await
+            }
+            Action::Problem(problem) => return self.refuse(problem, manner).await,
+            Action::Dispatch(_) | Action::Control(_) => Ok(()),
+        };
+        after(sent, manner)
+    }
+
+    async fn control(
+        &mut self,
+        path: &str,
+        mut manner: Manner,
+        body: BodyLength,
+        expects_continue: bool,
+    ) -> Next {
+        let mut bytes = Vec::new();
+        if expects_continue
+            && self.input.buffered().is_empty()
+            && self.output.send_raw(CONTINUE).await.is_err()
+        {
+            return Next::Drop;
+        }
+        if let Err(fault) = self.read_whole(body, &mut bytes).await {
+            manner.keep_alive = false;
+            let Some(problem) = fault.problem() else { return Next::Drop };
+            return self.refuse(problem, manner).await;
+        }
+        let answer = self.shard.control.answer(manner.method, path, &mut bytes);
+        let mut fields = vec![("content-type", answer.content_type), ("cache-control", "no-store")];
+        fields.extend(answer.allow.map(|allow| ("allow", allow)));
+        let sent = self.output.send_own(answer.status, &fields, &answer.body, manner).await;
+        after(sent, manner)
+    }
+
+    /// Receives a whole body of at most [`MAX_CONTROL_BODY`] bytes.
+    async fn read_whole(&mut self, body: BodyLength, out: &mut Vec<u8>) -> Result<(), BodyFault> {
+        let mut decoder = ChunkDecoder::default();
+        loop {
+            let buffered = self.input.buffered();
+            match body {
+                BodyLength::None => return Ok(()),
+                BodyLength::Known(length) if length > MAX_CONTROL_BODY as u64 => {
+                    return Err(BodyFault::TooLong);
+                }
+                BodyLength::Known(length) => {
+                    let part = buffered.len().min(length as usize - out.len());
+                    out.extend_from_slice(&buffered[..part]);
+                    self.input.consume(part);
+                    if out.len() as u64 == length {
+                        return Ok(());
+                    }
+                }
+                BodyLength::Chunked => match decoder.advance(buffered).map_err(BodyFault::Http)? {
+                    ChunkStep::Data(range) => {
+                        let end = range.end;
+                        out.extend_from_slice(&buffered[range]);
+                        self.input.consume(end);
+                        if out.len() > MAX_CONTROL_BODY {
+                            return Err(BodyFault::TooLong);
+                        }
+                        continue;
+                    }
+                    ChunkStep::End(end) => {
+                        self.input.consume(end);
+                        return Ok(());
+                    }
+                    ChunkStep::NeedMore => {
+                        let all = buffered.len();
+                        self.input.consume(all);
+                    }
+                },
+            }
+            self.receive().await?;
+        }
+    }
+
+    /// Receives more of a body, within the time a body may stall.
+    async fn receive(&mut self) -> Result<(), BodyFault> {
+        self.entered.watch.expect_read(self.shard.clock.now_ms() + STALL_TIMEOUT_MS);
+        let received = self.input.fill().await;
+        self.entered.watch.clear_read();
+        match received {
+            Ok(1..) => Ok(()),
+            _ if self.entered.watch.fired() => Err(BodyFault::TooSlow),
+            _ => Err(BodyFault::Gone),
+        }
+    }
+
+    /// Sends an error answer.
+    pub(super) async fn refuse(&mut self, problem: Problem, manner: Manner) -> Next {
+        let mut allow = String::new();
+        let fields = problem.fields(&mut allow);
+        let sent = self.output.send_own(problem.status, &fields, &problem.body(), manner).await;
+        after(sent, manner)
+    }
+
+    /// Closes in a way that lets the answer arrive: with unread bytes the kernel would reset the
+    /// connection, and the client could lose what it has not read yet (RFC 9112, section 9.6).
+    async fn linger(&mut self) {
+        if self.output.shut_down().await.is_err() {
+            return;
+        }
+        self.entered.watch.expect_read(self.shard.clock.now_ms() + LINGER_MS);
+        let mut left = LINGER_BYTES;
+        while !self.input.has_ended() && left > 0 {
+            let received = self.input.fill().await.unwrap_or(0);
+            left = left.saturating_sub(received);
+            let all = self.input.buffered().len();
+            self.input.consume(all);
+        }
+    }
+}
+
+/// What the hub tells a browser that asks whether a page of another origin may send a request.
+const PREFLIGHT: &[(&str, &str)] = &[
+    ("access-control-allow-methods", "*"),
+    ("access-control-allow-headers", "*"),
+    ("access-control-max-age", "86400"),
+];
+
+impl BodyFault {
+    /// What the client is told; `None` where there is nobody to tell.
+    pub(super) fn problem(self) -> Option<Problem> {
+        match self {
+            BodyFault::Http(fault) => Some(fault.into()),
+            BodyFault::TooSlow => Some(Problem::too_slow()),
+            BodyFault::TooLong => Some(Problem::control_body_too_long(MAX_CONTROL_BODY)),
+            BodyFault::Gone => None,
+        }
+    }
+}
+
+fn after(sent: std::io::Result<()>, manner: Manner) -> Next {
+    match sent {
+        Err(_) => Next::Drop,
+        Ok(()) if manner.keep_alive => Next::Stay,
+        Ok(()) => Next::Close,
+    }
+}

@@ -1,0 +1,460 @@
+//! One request and its response on a lane: the request body into slots, the response out of them.
+//! A body that fits is received whole, by the kernel, into the slots behind its head; any other goes
+//! frame by frame while the response may already be under way.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use crate::gateway::buffers::SlotBuffer;
+use crate::gateway::clock::Clock;
+use crate::gateway::connection::{BodyFault, Connection, Next};
+use crate::gateway::input::{Input, ReadDone};
+use crate::gateway::lane::{Exchange, Failure, RequestFrame};
+use crate::gateway::output::{Manner, Relayed};
+use crate::gateway::plan::Dispatch;
+use crate::gateway::problem::Problem;
+use crate::gateway::shard::Timing;
+use crate::gateway::watch::Watch;
+use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, HeadBounds};
+use crate::limits::{MAX_STREAM_FRAME, STALL_TIMEOUT_MS, STREAM_WINDOW};
+use crate::message::{BodyLength, Method};
+use crate::shm::descriptor::END;
+use crate::shm::layout::{Geometry, body_offset};
+use crate::shm::region::Slots;
+
+/// Why an upload ended early.
+enum UploadEnd {
+    /// The client's fault.
+    Client(BodyFault),
+    /// The worker's.
+    Worker(Failure),
+}
+
+impl<F: Future<Output = ReadDone>> Connection<'_, F> {
+    /// Hands a request to a worker and relays its answer.
+    pub(super) async fn dispatch(
+        &mut self,
+        dispatch: Dispatch,
+        manner: Manner,
+        body: BodyLength,
+        expects_continue: bool,
+        bounds: HeadBounds,
+    ) -> Next {
+        let lane = dispatch.lane.clone();
+        let mut timing = Timing::start(&self.shard.config);
+        let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
+        let geometry = lane.geometry();
+        let body_at = body_offset(dispatch.head_len);
+        let whole = match body {
+            BodyLength::None => Some(0),
+            BodyLength::Known(n) if body_at as u64 + n <= geometry.contiguous_max() as u64 => {
+                Some(n as usize)
+            }
+            _ => None,
+        };
+        let first_len = match whole {
+            Some(n @ 1..) => body_at + n,
+            _ => dispatch.head_len,
+        };
+        let begun = {
+            let clock = &self.shard.clock;
+            let expired = || clock.now_ms() >= deadline_ms;
+            let bodyless = manner.method == Method::Head;
+            lane.begin(geometry.slots_for(first_len), bodyless, expired).await
+        };
+        let (exchange, mut slots) = match begun {
+            Ok(begun) => begun,
+            Err(failure) => {
+                let problem = match failure {
+                    Failure::WorkerGone => Problem::no_worker(lane.name()),
+                    Failure::Deadline => Problem::busy(lane.name()),
+                };
+                return self.refuse_unread(problem, manner, body, bounds).await;
+            }
+        };
+        let raw = &self.input.buffered()[bounds.start..bounds.end];
+        let room = lane.memory().bytes_mut(&mut slots);
+        let Some(head_len) = self.shard.encode_planned(&dispatch, raw, self.peer, room) else {
+            // The route was given to another worker while the request waited for a slot.
+            lane.release(slots);
+            let problem = Problem::no_worker(lane.name());
+            return self.refuse_unread(problem, manner, body, bounds).await;
+        };
+        timing.describe(raw);
+        self.input.consume(bounds.end);
+        if expects_continue
+            && self.input.buffered().is_empty()
+            && body != BodyLength::None
+            && self.output.send_raw(CONTINUE).await.is_err()
+        {
+            lane.release(slots);
+            return Next::Drop;
+        }
+        let began = Cell::new(None);
+        let relayed = match whole {
+            Some(body_len) => {
+                if body_len > 0 {
+                    slots = match self.receive_whole(&exchange, slots, body_at, body_len).await {
+                        Ok(slots) => slots,
+                        Err(fault) => return self.refuse_body(fault, manner).await,
+                    };
+                }
+                let total = Some(body_len as u64);
+                let frame = RequestFrame { head_len, body_len, total, flags: END };
+                let due_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
+                exchange.submit(slots, frame, due_ms);
+                timing.submitted();
+                self.relay_watching(&exchange, manner, &began, &mut timing).await
+            }
+            None => {
+                let total = match body {
+                    BodyLength::Known(n) => Some(n),
+                    _ => None,
+                };
+                let frame = RequestFrame { head_len, body_len: 0, total, flags: 0 };
+                exchange.submit(slots, frame, u64::MAX);
+                timing.submitted();
+                match self.relay_uploading(&exchange, manner, body, &began, &mut timing).await {
+                    Ok(relayed) => relayed,
+                    Err(fault) => {
+                        exchange.abort();
+                        if began.get().is_some() {
+                            return Next::Drop;
+                        }
+                        return self.refuse_body(fault, manner).await;
+                    }
+                }
+            }
+        };
+        timing.finish(began.get(), lane.name());
+        self.settle(&exchange, relayed, manner).await
+    }
+
+    /// What follows from how the relay ended.
+    async fn settle(&mut self, exchange: &Exchange, relayed: Relayed, mut manner: Manner) -> Next {
+        let lane = exchange.lane();
+        match relayed {
+            Relayed::Whole { reusable: true } => Next::Stay,
+            Relayed::Whole { reusable: false } => Next::Close,
+            Relayed::ClientGone => Next::Drop,
+            Relayed::Broken(why) => {
+                tracing::warn!(worker = lane.name(), "response cut short: {why}");
+                Next::Drop
+            }
+            Relayed::Failed(failure) => {
+                manner.keep_alive &= !exchange.is_uploading();
+                self.refuse(Problem::failed(failure, lane.name()), manner).await
+            }
+            Relayed::Refused(bad) => {
+                lane.stats().count_violation();
+                tracing::warn!(worker = lane.name(), "answer refused: {bad}");
+                manner.keep_alive &= !exchange.is_uploading();
+                self.refuse(Problem::bad_answer(lane.name()), manner).await
+            }
+        }
+    }
+
+    /// Receives a body of known length into the slots behind its head.
+    async fn receive_whole(
+        &mut self,
+        exchange: &Exchange,
+        mut slots: Slots,
+        body_at: usize,
+        body_len: usize,
+    ) -> Result<Slots, BodyFault> {
+        let lane = exchange.lane();
+        let buffered = self.input.buffered();
+        let have = buffered.len().min(body_len);
+        lane.memory().bytes_mut(&mut slots)[body_at..][..have].copy_from_slice(&buffered[..have]);
+        self.input.consume(have);
+        if have == body_len {
+            return Ok(slots);
+        }
+        let buffer = SlotBuffer::new(lane, slots, body_at + have, body_len - have);
+        let mut buffer = buffer.ok_or(BodyFault::TooLong)?;
+        while !buffer.is_full() {
+            let (result, back) =
+                receive_into(&mut self.input, &self.entered.watch, &self.shard.clock, buffer).await;
+            result?;
+            buffer = back;
+        }
+        Ok(buffer.into_slots())
+    }
+
+    /// Relays the response while the read for the next request is under way, which shows at once
+    /// when the client leaves.
+    async fn relay_watching(
+        &mut self,
+        exchange: &Exchange,
+        manner: Manner,
+        began: &Cell<Option<u16>>,
+        timing: &mut Timing,
+    ) -> Relayed {
+        let watch = &self.entered.watch;
+        let mut relay = pin!(self.output.relay(exchange, manner, |status| {
+            began.set(Some(status));
+            timing.answered();
+        }));
+        let mut gone = pin!(self.input.until_ended());
+        let mut watching = true;
+        poll_fn(|cx| {
+            if watching && gone.as_mut().poll(cx).is_ready() {
+                watching = false;
+                if !watch.fired() {
+                    exchange.client_left();
+                }
+            }
+            relay.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    /// Relays the response while the request body is still being received.
+    async fn relay_uploading(
+        &mut self,
+        exchange: &Exchange,
+        manner: Manner,
+        body: BodyLength,
+        began: &Cell<Option<u16>>,
+        timing: &mut Timing,
+    ) -> Result<Relayed, BodyFault> {
+        let upload = Upload {
+            exchange,
+            geometry: exchange.lane().geometry(),
+            watch: &self.entered.watch,
+            clock: &self.shard.clock,
+            timeout_ms: self.shard.config.timeout_ms,
+        };
+        let mut relay = pin!(self.output.relay(exchange, manner, |status| {
+            began.set(Some(status));
+            timing.answered();
+        }));
+        let mut upload = pin!(upload.run(&mut self.input, body));
+        let mut uploading = true;
+        let relayed = poll_fn(|cx| {
+            if uploading && let Poll::Ready(end) = upload.as_mut().poll(cx) {
+                uploading = false;
+                match end {
+                    Ok(()) => {}
+                    Err(UploadEnd::Client(fault)) => return Poll::Ready(Err(fault)),
+                    Err(UploadEnd::Worker(failure)) if began.get().is_none() => {
+                        return Poll::Ready(Ok(Relayed::Failed(failure)));
+                    }
+                    // The relay finds out by itself.
+                    Err(UploadEnd::Worker(_)) => {}
+                }
+            }
+            relay.as_mut().poll(cx).map(Ok)
+        })
+        .await?;
+        Ok(match relayed {
+            // The worker has answered without taking all of the body: what is left of it must not
+            // be taken for a request.
+            Relayed::Whole { .. } if exchange.is_uploading() => Relayed::Whole { reusable: false },
+            other => other,
+        })
+    }
+
+    /// An error answer to a request whose head is still buffered and whose body is not read.
+    async fn refuse_unread(
+        &mut self,
+        problem: Problem,
+        mut manner: Manner,
+        body: BodyLength,
+        bounds: HeadBounds,
+    ) -> Next {
+        self.input.consume(bounds.end);
+        manner.keep_alive &= body == BodyLength::None;
+        self.refuse(problem, manner).await
+    }
+
+    /// An error answer to a request whose body did not arrive as it should.
+    async fn refuse_body(&mut self, fault: BodyFault, mut manner: Manner) -> Next {
+        manner.keep_alive = false;
+        match fault.problem() {
+            Some(problem) => self.refuse(problem, manner).await,
+            None => Next::Drop,
+        }
+    }
+}
+
+/// A request body on its way to the worker, frame by frame.
+struct Upload<'a> {
+    exchange: &'a Exchange,
+    geometry: Geometry,
+    watch: &'a Watch,
+    clock: &'a Rc<Clock>,
+    timeout_ms: u64,
+}
+
+impl Upload<'_> {
+    async fn run<F: Future<Output = ReadDone>>(
+        &self,
+        input: &mut Input<'_, F>,
+        body: BodyLength,
+    ) -> Result<(), UploadEnd> {
+        match body {
+            BodyLength::None => Ok(()),
+            BodyLength::Known(length) => self.run_known(input, length).await,
+            BodyLength::Chunked => self.run_chunked(input).await,
+        }
+    }
+
+    /// Bytes that the kernel has received go into the frame as they are.
+    async fn run_known<F: Future<Output = ReadDone>>(
+        &self,
+        input: &mut Input<'_, F>,
+        length: u64,
+    ) -> Result<(), UploadEnd> {
+        let mut left = length;
+        while left > 0 {
+            let mut slots = self.allocate().await?;
+            let most = (self.frame_bytes() as u64).min(left) as usize;
+            let buffered = input.buffered();
+            let filled = if buffered.is_empty() {
+                let (back, filled) = self.receive(input, slots, 0, most).await?;
+                slots = back;
+                filled
+            } else {
+                let filled = buffered.len().min(most);
+                let lane = self.exchange.lane();
+                lane.memory().bytes_mut(&mut slots)[..filled].copy_from_slice(&buffered[..filled]);
+                input.consume(filled);
+                filled
+            };
+            left -= filled as u64;
+            self.submit(slots, filled, Some(length), left == 0);
+        }
+        Ok(())
+    }
+
+    async fn run_chunked<F: Future<Output = ReadDone>>(
+        &self,
+        input: &mut Input<'_, F>,
+    ) -> Result<(), UploadEnd> {
+        let mut decoder = ChunkDecoder::default();
+        let http = |fault| UploadEnd::Client(BodyFault::Http(fault));
+        loop {
+            let mut slots = self.allocate().await?;
+            let mut filled = 0;
+            let mut ended = false;
+            // Whatever has arrived goes into one frame; the wait for more is for an empty one only.
+            while filled < self.frame_bytes() && !ended {
+                let buffered = input.buffered();
+                if buffered.is_empty() {
+                    let within = decoder.data_remaining().min(usize::MAX as u64) as usize;
+                    if filled > 0 {
+                        break;
+                    } else if within > 0 {
+                        // Inside a chunk the kernel receives straight into the frame, up to its end.
+                        let most = within.min(self.frame_bytes());
+                        let (mut back, received) = self.receive(input, slots, 0, most).await?;
+                        let lane = self.exchange.lane();
+                        let bytes = &lane.memory().bytes_mut(&mut back)[..received];
+                        decoder.advance(bytes).map_err(http)?;
+                        (slots, filled) = (back, received);
+                    } else {
+                        self.watch.expect_read(self.clock.now_ms() + STALL_TIMEOUT_MS);
+                        let received = input.fill().await;
+                        self.watch.clear_read();
+                        if !matches!(received, Ok(1..)) {
+                            self.exchange.lane().release(slots);
+                            return Err(UploadEnd::Client(gone_or_slow(self.watch)));
+                        }
+                    }
+                    continue;
+                }
+                let room = self.frame_bytes() - filled;
+                let view = &buffered[..buffered.len().min(room)];
+                let lane = self.exchange.lane();
+                let used = match decoder.advance(view) {
+                    Ok(ChunkStep::Data(range)) => {
+                        let end = range.end;
+                        let part = &view[range];
+                        lane.memory().bytes_mut(&mut slots)[filled..][..part.len()]
+                            .copy_from_slice(part);
+                        filled += part.len();
+                        end
+                    }
+                    Ok(ChunkStep::End(end)) => {
+                        ended = true;
+                        end
+                    }
+                    Ok(ChunkStep::NeedMore) => view.len(),
+                    Err(fault) => {
+                        lane.release(slots);
+                        return Err(http(fault));
+                    }
+                };
+                input.consume(used);
+            }
+            if filled > 0 {
+                self.submit(slots, filled, None, ended);
+            } else {
+                self.exchange.lane().release(slots);
+                if ended {
+                    self.exchange.end(self.clock.now_ms() + self.timeout_ms);
+                }
+            }
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn receive<F: Future<Output = ReadDone>>(
+        &self,
+        input: &mut Input<'_, F>,
+        slots: Slots,
+        offset: usize,
+        most: usize,
+    ) -> Result<(Slots, usize), UploadEnd> {
+        let buffer = SlotBuffer::new(self.exchange.lane(), slots, offset, most);
+        let buffer = buffer.ok_or(UploadEnd::Client(BodyFault::TooLong))?;
+        let (result, buffer) = receive_into(input, self.watch, self.clock, buffer).await;
+        result.map_err(UploadEnd::Client)?;
+        let received = buffer.received();
+        Ok((buffer.into_slots(), received))
+    }
+
+    async fn allocate(&self) -> Result<Slots, UploadEnd> {
+        let deadline_ms = self.clock.now_ms() + self.timeout_ms;
+        let expired = || self.clock.now_ms() >= deadline_ms;
+        let count = self.geometry.slots_for(self.frame_bytes());
+        let slots = self.exchange.allocate(count, STREAM_WINDOW, expired).await;
+        slots.map_err(UploadEnd::Worker)
+    }
+
+    fn submit(&self, slots: Slots, filled: usize, total: Option<u64>, last: bool) {
+        let slots = self.exchange.lane().trim(slots, filled);
+        let flags = if last { END } else { 0 };
+        // Until the body is complete it is the client's pace that counts, not the worker's.
+        let due_ms = if last { self.clock.now_ms() + self.timeout_ms } else { u64::MAX };
+        let frame = RequestFrame { head_len: 0, body_len: filled, total, flags };
+        self.exchange.submit(slots, frame, due_ms);
+    }
+
+    /// Bytes in a frame: no more than a sixteenth of the arena, so that many bodies can be under way.
+    fn frame_bytes(&self) -> usize {
+        MAX_STREAM_FRAME.min(self.geometry.arena_len() / 16).max(self.geometry.slot_size())
+    }
+}
+
+async fn receive_into<F: Future<Output = ReadDone>>(
+    input: &mut Input<'_, F>,
+    watch: &Watch,
+    clock: &Clock,
+    buffer: SlotBuffer,
+) -> (Result<(), BodyFault>, SlotBuffer) {
+    watch.expect_read(clock.now_ms() + STALL_TIMEOUT_MS);
+    let (result, buffer) = input.fill_slots(buffer).await;
+    watch.clear_read();
+    (result.map_err(|_| gone_or_slow(watch)), buffer)
+}
+
+fn gone_or_slow(watch: &Watch) -> BodyFault {
+    if watch.fired() { BodyFault::TooSlow } else { BodyFault::Gone }
+}

@@ -1,0 +1,176 @@
+//! The receiving half of a connection: one buffer, and at most one read under way. The read for the
+//! next request is begun while the present one is answered, so that a client that leaves is noticed
+//! without a system call of its own.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use monoio::io::{AsyncReadRent, OwnedReadHalf};
+use monoio::net::UnixStream;
+
+use crate::gateway::buffers::{SlotBuffer, Tail};
+use crate::limits::MAX_HEAD;
+
+/// Room for the requests most clients send. A buffer grows where one does not fit.
+const SMALL: usize = 1024;
+/// Largest buffer: a whole head, and room to read on.
+const LARGE: usize = 2 * MAX_HEAD;
+
+/// The receiving half of a socket of any family.
+pub type Reader = OwnedReadHalf<UnixStream>;
+
+/// What a read gives back.
+pub struct ReadDone {
+    reader: Reader,
+    bytes: Vec<u8>,
+    result: io::Result<usize>,
+}
+
+/// Reads once into the room behind `bytes`.
+pub async fn read_more(mut reader: Reader, bytes: Vec<u8>) -> ReadDone {
+    let (result, Tail(bytes)) = reader.read(Tail(bytes)).await;
+    ReadDone { reader, bytes, result }
+}
+
+/// The receiving half of a connection. `F` is the future of [`read_more`].
+pub struct Input<'a, F> {
+    begin_read: fn(Reader, Vec<u8>) -> F,
+    pending: Pin<&'a mut Option<F>>,
+    /// `None` while a read is under way.
+    reader: Option<Reader>,
+    bytes: Vec<u8>,
+    /// How many of the bytes are used up.
+    used: usize,
+    /// Whether the read under way has bytes before it.
+    pending_holds_bytes: bool,
+    ended: bool,
+}
+
+impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
+    /// The half that reads from `reader`; `pending` is where a read under way is kept.
+    pub fn new(
+        begin_read: fn(Reader, Vec<u8>) -> F,
+        pending: Pin<&'a mut Option<F>>,
+        reader: Reader,
+    ) -> Self {
+        let bytes = Vec::new();
+        Input {
+            begin_read,
+            pending,
+            reader: Some(reader),
+            bytes,
+            used: 0,
+            pending_holds_bytes: false,
+            ended: false,
+        }
+    }
+
+    /// Bytes received and not used up. Empty while a read is under way.
+    pub fn buffered(&self) -> &[u8] {
+        &self.bytes[self.used..]
+    }
+
+    /// Whether a part of the next request has arrived, also while a read is under way.
+    pub fn holds_bytes(&self) -> bool {
+        !self.buffered().is_empty() || (self.reader.is_none() && self.pending_holds_bytes)
+    }
+
+    /// Uses up the first `count` buffered bytes.
+    pub fn consume(&mut self, count: usize) {
+        self.used = (self.used + count).min(self.bytes.len());
+        if self.used == self.bytes.len() && self.reader.is_some() {
+            self.bytes.clear();
+            self.used = 0;
+        }
+    }
+
+    /// Whether the client has stopped sending, or the socket has failed.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Receives more bytes. Returns how many; zero at the end.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn fill(&mut self) -> io::Result<usize> {
+        self.begin();
+        poll_fn(|cx| self.poll_read(cx)).await
+    }
+
+    /// Waits, with a read under way, until the client has stopped sending. Never ends where the
+    /// buffer is full before that.
+    pub async fn until_ended(&mut self) {
+        loop {
+            if self.ended {
+                return;
+            }
+            // What is pipelined behind the present request is read up to a bound, not for ever.
+            if self.pending.is_none() && self.buffered().len() >= MAX_HEAD {
+                return std::future::pending().await;
+            }
+            let _ = self.fill().await;
+        }
+    }
+
+    /// Receives directly into slots. No read may be under way and nothing be buffered.
+    ///
+    /// # Errors
+    /// The socket's; `UnexpectedEof` where the client has stopped sending.
+    pub async fn fill_slots(&mut self, buffer: SlotBuffer) -> (io::Result<()>, SlotBuffer) {
+        let Some(reader) = self.reader.as_mut() else {
+            return (Err(io::Error::other("a read is under way")), buffer);
+        };
+        let (result, buffer) = reader.read(buffer).await;
+        let result = match result {
+            Ok(0) => {
+                self.ended = true;
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.ended = true;
+                Err(error)
+            }
+        };
+        (result, buffer)
+    }
+
+    /// Begins a read unless one is under way.
+    fn begin(&mut self) {
+        let Some(reader) = self.reader.take() else { return };
+        let mut bytes = std::mem::take(&mut self.bytes);
+        if self.used > 0 {
+            bytes.drain(..self.used);
+            self.used = 0;
+        }
+        self.pending_holds_bytes = !bytes.is_empty();
+        make_room(&mut bytes);
+        self.pending.set(Some((self.begin_read)(reader, bytes)));
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let Some(read) = self.pending.as_mut().as_pin_mut() else { return Poll::Ready(Ok(0)) };
+        let Poll::Ready(done) = read.poll(cx) else { return Poll::Pending };
+        self.pending.set(None);
+        self.reader = Some(done.reader);
+        self.bytes = done.bytes;
+        self.ended |= !matches!(done.result, Ok(1..));
+        Poll::Ready(done.result)
+    }
+}
+
+/// Leaves room for a read: an empty buffer is kept small, for connections spend most of their time
+/// waiting; a full one doubles.
+fn make_room(bytes: &mut Vec<u8>) {
+    if bytes.is_empty() && bytes.capacity() > 4 * SMALL {
+        *bytes = Vec::new();
+    }
+    if bytes.capacity() == 0 {
+        bytes.reserve_exact(SMALL);
+    } else if bytes.len() == bytes.capacity() && bytes.len() < LARGE {
+        bytes.reserve_exact(bytes.len());
+    }
+}

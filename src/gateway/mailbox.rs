@@ -1,0 +1,71 @@
+//! Messages between threads that sleep on file descriptors: a queue, and an eventfd that is written
+//! when it is no longer empty. Not for the request path.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::sys::eventfd::EventFd;
+
+/// The sending end; clones share it.
+#[derive(Debug)]
+pub struct Sender<T>(Arc<Shared<T>>);
+
+/// The receiving end.
+#[derive(Debug)]
+pub struct Mailbox<T>(Arc<Shared<T>>);
+
+#[derive(Debug)]
+struct Shared<T> {
+    queue: Mutex<Vec<T>>,
+    bell: EventFd,
+}
+
+/// A mailbox and the way to send to it.
+///
+/// # Errors
+/// No file descriptor is left.
+pub fn mailbox<T>() -> io::Result<(Sender<T>, Mailbox<T>)> {
+    let bell = EventFd::new(true)?;
+    let shared = Arc::new(Shared { queue: Mutex::new(Vec::new()), bell });
+    Ok((Sender(shared.clone()), Mailbox(shared)))
+}
+
+impl<T> Sender<T> {
+    /// Puts a message into the mailbox.
+    pub fn send(&self, message: T) {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.push(message);
+        // A bell that cannot be rung has been rung often enough.
+        let _ = self.0.bell.ring();
+    }
+}
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Self {
+        Sender(self.0.clone())
+    }
+}
+
+impl<T> Mailbox<T> {
+    /// Takes everything that has arrived, and silences the bell.
+    pub fn take(&self) -> Vec<T> {
+        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.0.bell.drain();
+        std::mem::take(&mut *queue)
+    }
+
+    /// A descriptor of its own that is readable while something is in the mailbox.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn bell(&self) -> io::Result<OwnedFd> {
+        self.0.bell.as_fd().try_clone_to_owned()
+    }
+}
+
+impl<T> AsFd for Mailbox<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.bell.as_fd()
+    }
+}

@@ -1,0 +1,285 @@
+//! The sending half of a connection: whole answers of the hub's own, and responses relayed from a
+//! worker, frame by frame, straight from its memory where they are not small.
+
+use std::io;
+use std::rc::Rc;
+
+use monoio::io::{AsyncWriteRent, OwnedWriteHalf};
+use monoio::net::UnixStream;
+
+use crate::gateway::buffers::{FramePart, Gather, GatherWrite, Rest};
+use crate::gateway::clock::Clock;
+use crate::gateway::lane::{Exchange, Failure, Frame};
+use crate::gateway::watch::Watch;
+use crate::http::{
+    BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
+    encode_own_head, encode_worker_head, framing_for,
+};
+use crate::limits::STALL_TIMEOUT_MS;
+use crate::message::{Method, Version};
+use crate::shm::codec::{CodecError, decode_response};
+
+/// A part of a body this small is copied behind the head and sent with it: cheaper than a gathered
+/// write, and the worker has its slots back before the client has read a byte.
+const COPY_MAX: usize = 8 * 1024;
+
+/// What an answer's head depends on besides the answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// The request's method.
+    pub method: Method,
+    /// The request's version.
+    pub version: Version,
+    /// Whether the connection may stay open.
+    pub keep_alive: bool,
+    /// Whether any web page may read the answer.
+    pub cors: bool,
+}
+
+/// How relaying a response ended.
+#[derive(Debug)]
+pub enum Relayed {
+    /// All of it is sent. Whether the connection can be used again.
+    Whole {
+        /// Whether the framing leaves the connection open.
+        reusable: bool,
+    },
+    /// Nothing was sent: the worker will not answer.
+    Failed(Failure),
+    /// Nothing was sent: what the worker answered is no HTTP.
+    Refused(BadHead),
+    /// A part was sent and the rest will not come; the connection must be closed.
+    Broken(&'static str),
+    /// The client did not take it.
+    ClientGone,
+}
+
+/// Why a response head was refused.
+#[derive(Debug)]
+pub enum BadHead {
+    /// It does not follow the ABI.
+    Codec(CodecError),
+    /// It breaks a rule of HTTP.
+    Http(WorkerHeadFault),
+}
+
+impl std::fmt::Display for BadHead {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            BadHead::Codec(error) => error.fmt(f),
+            BadHead::Http(fault) => fault.fmt(f),
+        }
+    }
+}
+
+/// The sending half of a connection.
+pub struct Output {
+    writer: OwnedWriteHalf<UnixStream>,
+    watch: Rc<Watch>,
+    clock: Rc<Clock>,
+    /// What is to be sent; kept for its capacity.
+    bytes: Vec<u8>,
+    /// A response head out of shared memory; kept for its capacity.
+    head: Vec<u8>,
+}
+
+impl Output {
+    /// The half that writes to `writer`, watched by `watch`.
+    pub fn new(writer: OwnedWriteHalf<UnixStream>, watch: Rc<Watch>, clock: Rc<Clock>) -> Output {
+        Output { writer, watch, clock, bytes: Vec::new(), head: Vec::new() }
+    }
+
+    /// Sends a whole answer of the hub's own. The body is left out in answer to HEAD.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn send_own(
+        &mut self,
+        status: u16,
+        fields: &[(&str, &str)],
+        body: &[u8],
+        manner: Manner,
+    ) -> io::Result<()> {
+        let length = Some(body.len() as u64);
+        let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
+        let date = self.clock.date();
+        encode_own_head(&mut self.bytes, status, fields, framing, &style(manner, &date));
+        if with_body {
+            self.bytes.extend_from_slice(body);
+        }
+        self.flush().await
+    }
+
+    /// Sends these bytes as they are.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(bytes);
+        self.flush().await
+    }
+
+    /// Sends the response of an exchange as it arrives. `began` is called when its head is known.
+    pub async fn relay(
+        &mut self,
+        exchange: &Exchange,
+        manner: Manner,
+        began: impl FnOnce(u16),
+    ) -> Relayed {
+        let first = match exchange.next_frame().await {
+            Ok(frame) => frame,
+            Err(failure) => return Relayed::Failed(failure),
+        };
+        let (framing, with_body) = match self.begin_response(exchange, &first, manner) {
+            Ok((status, framing, with_body)) => {
+                began(status);
+                (framing, with_body)
+            }
+            Err(bad) => {
+                exchange.lane().return_frame(first.run);
+                return Relayed::Refused(bad);
+            }
+        };
+        let mut frame = first;
+        loop {
+            let last = frame.end;
+            if let Err(end) = self.send_frame(exchange, frame, framing, with_body).await {
+                return end;
+            }
+            if last {
+                break;
+            }
+            frame = match exchange.next_frame().await {
+                Ok(frame) => frame,
+                Err(_) => return Relayed::Broken("the worker stopped in the middle of a response"),
+            };
+        }
+        Relayed::Whole { reusable: manner.keep_alive && framing != BodyFraming::UntilClose }
+    }
+
+    /// Says that nothing more will be sent.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn shut_down(&mut self) -> io::Result<()> {
+        self.writer.shutdown().await
+    }
+
+    /// Encodes the head of a response behind whatever is to be sent.
+    fn begin_response(
+        &mut self,
+        exchange: &Exchange,
+        frame: &Frame,
+        manner: Manner,
+    ) -> Result<(u16, BodyFraming, bool), BadHead> {
+        self.head.clear();
+        let memory = exchange.lane().memory();
+        if !memory.copy_response(frame.run, 0, frame.head_len, &mut self.head) {
+            return Err(BadHead::Codec(CodecError::Truncated));
+        }
+        let (status, fields) = decode_response(&self.head).map_err(BadHead::Codec)?;
+        let (framing, with_body) =
+            framing_for(status, manner.method, manner.version, frame.total);
+        let date = self.clock.date();
+        encode_worker_head(&mut self.bytes, status, fields, framing, &style(manner, &date))
+            .map_err(BadHead::Http)?;
+        Ok((status, framing, with_body))
+    }
+
+    /// Sends the body part of a frame behind whatever is to be sent, and gives the frame back.
+    async fn send_frame(
+        &mut self,
+        exchange: &Exchange,
+        frame: Frame,
+        framing: BodyFraming,
+        with_body: bool,
+    ) -> Result<(), Relayed> {
+        let lane = exchange.lane();
+        let chunked = framing == BodyFraming::Chunked;
+        let part = if with_body { frame.body_len } else { 0 };
+        let closes_chunks = chunked && with_body && frame.end && !frame.abort;
+        if chunked && part > 0 {
+            self.bytes.extend_from_slice(chunk_prefix(part).as_bytes());
+        }
+        let after: &'static [u8] = match (chunked && part > 0, closes_chunks) {
+            (true, true) => b"\r\n0\r\n\r\n",
+            (true, false) => CHUNK_SUFFIX,
+            (false, true) => LAST_CHUNK,
+            (false, false) => b"",
+        };
+        let sent = if part <= COPY_MAX {
+            let copied =
+                lane.memory().copy_response(frame.run, frame.body_at, part, &mut self.bytes);
+            lane.return_frame(frame.run);
+            if !copied {
+                return Err(Relayed::Broken("a frame does not hold what it announced"));
+            }
+            self.bytes.extend_from_slice(after);
+            self.flush().await
+        } else {
+            let Some(part) = FramePart::new(lane, frame.run, frame.body_at, part) else {
+                return Err(Relayed::Broken("a frame does not hold what it announced"));
+            };
+            self.gather(part, after).await
+        };
+        if sent.is_err() {
+            return Err(Relayed::ClientGone);
+        }
+        if frame.abort {
+            return Err(Relayed::Broken("the worker gave a response up"));
+        }
+        Ok(())
+    }
+
+    /// Sends what is to be sent.
+    async fn flush(&mut self) -> io::Result<()> {
+        let mut rest = Rest { bytes: std::mem::take(&mut self.bytes), sent: 0 };
+        let mut result = Ok(());
+        while rest.sent < rest.bytes.len() {
+            self.expect_progress();
+            let (written, back) = self.writer.write(rest).await;
+            rest = back;
+            match written {
+                Ok(count @ 1..) => rest.sent += count,
+                Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
+                Err(error) => result = Err(error),
+            }
+            if result.is_err() {
+                break;
+            }
+        }
+        self.watch.clear_write();
+        self.bytes = rest.bytes;
+        self.bytes.clear();
+        result
+    }
+
+    /// Sends what is to be sent, a part of a frame, and a few bytes behind it.
+    async fn gather(&mut self, part: FramePart, after: &'static [u8]) -> io::Result<()> {
+        let mut gather = Gather::new(std::mem::take(&mut self.bytes), part, after);
+        let mut result = Ok(());
+        while !gather.is_done() && result.is_ok() {
+            self.expect_progress();
+            let (written, GatherWrite(back)) = self.writer.writev(GatherWrite(gather)).await;
+            gather = back;
+            match written {
+                Ok(count @ 1..) => gather.advance(count),
+                Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
+                Err(error) => result = Err(error),
+            }
+        }
+        self.watch.clear_write();
+        self.bytes = gather.into_before();
+        result
+    }
+
+    /// A client that takes nothing for too long is cut off.
+    fn expect_progress(&self) {
+        self.watch.expect_write(self.clock.now_ms() + STALL_TIMEOUT_MS);
+    }
+}
+
+fn style(manner: Manner, date: &[u8; 29]) -> HeadStyle<'_> {
+    let Manner { version, keep_alive, cors, .. } = manner;
+    HeadStyle { version, keep_alive, date, cors }
+}

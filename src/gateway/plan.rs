@@ -1,0 +1,171 @@
+//! What is to be done with a request: the decision that follows from its head, the route table and
+//! the lanes of the shard. Waits for nothing.
+
+use std::rc::Rc;
+
+use crate::gateway::access::check_control;
+use crate::gateway::lane::Lane;
+use crate::gateway::output::Manner;
+use crate::gateway::problem::Problem;
+use crate::gateway::shard::Shard;
+use crate::http::{Fault, parse_head};
+use crate::message::{BodyLength, Method, Params, RequestHead};
+use crate::route::table::Lookup;
+use crate::shm::codec::{RequestParts, encode_request, encoded_request_len};
+
+/// Where parsed heads are put; one per shard, so that none is allocated.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    head: RequestHead,
+    params: Params,
+    /// Which request the scratch holds, so that one that had to wait knows whether it still does.
+    holds: u64,
+}
+
+/// What is to be done with a request.
+pub struct Plan {
+    /// How the answer is to be made.
+    pub manner: Manner,
+    /// How long the body is.
+    pub body: BodyLength,
+    /// Whether the client waits for `100 Continue`.
+    pub expects_continue: bool,
+    /// Who answers.
+    pub action: Action,
+}
+
+/// Who answers a request.
+pub enum Action {
+    /// A worker.
+    Dispatch(Dispatch),
+    /// The control plane, at this path.
+    Control(String),
+    /// The hub, that the path may be used from other origins.
+    Preflight,
+    /// The hub, what the path may be used with.
+    Options(String),
+    /// The hub, what is wrong.
+    Problem(Problem),
+}
+
+/// A request on its way to a worker.
+pub struct Dispatch {
+    /// The lane it takes.
+    pub lane: Rc<Lane>,
+    /// The worker's name.
+    pub name: std::sync::Arc<str>,
+    /// Bytes of the encoded head.
+    pub head_len: usize,
+    route: u32,
+    holds: u64,
+}
+
+impl Shard {
+    /// Decides what is to be done with the request whose head these bytes are.
+    ///
+    /// # Errors
+    /// The head is no head; the connection must be closed after the answer.
+    pub fn plan(&self, raw: &[u8], peer: Option<std::net::SocketAddr>) -> Result<Plan, Fault> {
+        let mut scratch = self.scratch.borrow_mut();
+        let Scratch { head, params, holds } = &mut *scratch;
+        parse_head(raw, head)?;
+        *holds += 1;
+        let path = head.path.of(raw).unwrap_or_default();
+        let mut manner = Manner {
+            method: head.method,
+            version: head.version,
+            keep_alive: head.keep_alive && !self.is_stopping(),
+            cors: head.origin.is_some(),
+        };
+        let action = if is_control(path) {
+            // The answer to a control request is for nobody's page to read.
+            manner.cors &= !path.starts_with(b"/internal");
+            match self.plan_control(head, raw, path, peer) {
+                Ok(action) => action,
+                Err(problem) => Action::Problem(problem),
+            }
+        } else if head.method == Method::Options
+            && head.origin.is_some()
+            && head.preflight_method.is_some()
+        {
+            Action::Preflight
+        } else {
+            let routes = self.routes.borrow();
+            match routes.lookup(head.method, path, head.path.start as usize, params) {
+                Lookup::Found { target, .. } => match self.lane(target.worker) {
+                    _ if target.sse => Action::Problem(Problem::no_streams()),
+                    None => Action::Problem(Problem::no_worker(&target.name)),
+                    Some(lane) => {
+                        let parts =
+                            RequestParts { route: target.route, head, params, raw, peer };
+                        Action::Dispatch(Dispatch {
+                            lane,
+                            name: target.name.clone(),
+                            head_len: encoded_request_len(&parts),
+                            route: target.route,
+                            holds: *holds,
+                        })
+                    }
+                },
+                Lookup::NotAllowed(allow) if head.method == Method::Options => {
+                    Action::Options(allow.to_string())
+                }
+                Lookup::NotAllowed(allow) => Action::Problem(Problem::not_allowed(allow)),
+                Lookup::NotFound => Action::Problem(Problem::no_route(path)),
+            }
+        };
+        Ok(Plan { manner, body: head.body, expects_continue: head.expects_continue, action })
+    }
+
+    fn plan_control(
+        &self,
+        head: &RequestHead,
+        raw: &[u8],
+        path: &[u8],
+        peer: Option<std::net::SocketAddr>,
+    ) -> Result<Action, Problem> {
+        if path.starts_with(b"/internal") {
+            check_control(head, raw, peer, self.config.secret.as_deref())?;
+        } else if head.method == Method::Options && head.preflight_method.is_some() {
+            return Ok(Action::Preflight);
+        }
+        Ok(Action::Control(String::from_utf8_lossy(path).into_owned()))
+    }
+
+    /// Writes the head of a planned request into a slot. Parses it again if another request was
+    /// planned meanwhile. `None` where the slot is too small or the bytes are no head any more.
+    pub fn encode_planned(
+        &self,
+        dispatch: &Dispatch,
+        raw: &[u8],
+        peer: Option<std::net::SocketAddr>,
+        out: &mut [u8],
+    ) -> Option<usize> {
+        let mut scratch = self.scratch.borrow_mut();
+        let Scratch { head, params, holds } = &mut *scratch;
+        if *holds != dispatch.holds {
+            *holds += 1;
+            parse_head(raw, head).ok()?;
+            // The routes may have changed while the request waited: it keeps the route it was
+            // given, and the parameters are found by matching that route's own place again.
+            let path = head.path.of(raw)?;
+            let routes = self.routes.borrow();
+            match routes.lookup(head.method, path, head.path.start as usize, params) {
+                Lookup::Found { target, .. }
+                    if target.route == dispatch.route && *target.name == *dispatch.name => {}
+                _ => return None,
+            }
+        }
+        let parts = RequestParts { route: dispatch.route, head, params, raw, peer };
+        encode_request(out, &parts)
+    }
+}
+
+/// Whether a path belongs to the hub.
+fn is_control(path: &[u8]) -> bool {
+    const OWN: [&[u8]; 3] = [b"/internal", b"/health", b"/events"];
+    OWN.iter().any(|own| match path.strip_prefix(*own) {
+        Some(rest) => rest.is_empty() || rest[0] == b'/',
+        None => false,
+    })
+}

@@ -1,0 +1,124 @@
+//! Deadlines of connections, kept coarsely: a connection notes when it is overdue, and a tick of the
+//! shard shuts down the sockets of those that are. An operation in the kernel then ends by itself,
+//! so none has to be cancelled.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use slab::Slab;
+
+use crate::sys::listen::{shutdown_both, shutdown_read};
+
+/// The deadlines of one connection, in milliseconds of the shard's clock.
+#[derive(Debug)]
+pub struct Watch {
+    socket: RawFd,
+    read_ms: Cell<u64>,
+    write_ms: Cell<u64>,
+    fired: Cell<bool>,
+    resting: Cell<bool>,
+}
+
+impl Watch {
+    /// The client must have sent something by this time; else reading is shut down, and the client
+    /// can still be told.
+    pub fn expect_read(&self, deadline_ms: u64) {
+        self.read_ms.set(deadline_ms);
+    }
+
+    /// The client must have taken something by this time; else the socket is shut down.
+    pub fn expect_write(&self, deadline_ms: u64) {
+        self.write_ms.set(deadline_ms);
+    }
+
+    /// Nothing is owed by the sending client.
+    pub fn clear_read(&self) {
+        self.read_ms.set(u64::MAX);
+    }
+
+    /// Nothing is owed by the receiving client.
+    pub fn clear_write(&self) {
+        self.write_ms.set(u64::MAX);
+    }
+
+    /// Whether the connection was overdue, or was stopped.
+    pub fn fired(&self) -> bool {
+        self.fired.get()
+    }
+
+    /// Notes whether the connection rests between requests.
+    pub fn set_resting(&self, resting: bool) {
+        self.resting.set(resting);
+    }
+
+    fn check(&self, now_ms: u64) {
+        // A socket that is gone already has nothing left to shut down.
+        if self.write_ms.get() <= now_ms {
+            self.fired.set(true);
+            self.clear_write();
+            let _ = shutdown_both(self.socket);
+        } else if self.read_ms.get() <= now_ms {
+            self.stop_reading();
+        }
+    }
+
+    fn stop_reading(&self) {
+        self.fired.set(true);
+        self.clear_read();
+        let _ = shutdown_read(self.socket);
+    }
+}
+
+/// The connections of a shard.
+#[derive(Debug, Default)]
+pub struct Watches(RefCell<Slab<Rc<Watch>>>);
+
+impl Watches {
+    /// Adds a connection. It must leave before its socket is closed.
+    pub fn enter(self: &Rc<Self>, socket: RawFd) -> Entered {
+        let watch = Rc::new(Watch {
+            socket,
+            read_ms: Cell::new(u64::MAX),
+            write_ms: Cell::new(u64::MAX),
+            fired: Cell::new(false),
+            resting: Cell::new(false),
+        });
+        let key = self.0.borrow_mut().insert(watch.clone());
+        Entered { watches: self.clone(), key, watch }
+    }
+
+    /// Number of connections.
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    /// Shuts down what is overdue at `now_ms`.
+    pub fn tick(&self, now_ms: u64) {
+        for (_, watch) in self.0.borrow().iter() {
+            watch.check(now_ms);
+        }
+    }
+
+    /// Ends every connection that rests between requests.
+    pub fn stop_resting(&self) {
+        for (_, watch) in self.0.borrow().iter().filter(|(_, w)| w.resting.get()) {
+            watch.stop_reading();
+        }
+    }
+}
+
+/// A connection's place among the [`Watches`], left when dropped.
+#[derive(Debug)]
+pub struct Entered {
+    watches: Rc<Watches>,
+    key: usize,
+    /// Its deadlines.
+    pub watch: Rc<Watch>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.watches.0.borrow_mut().remove(self.key);
+    }
+}
