@@ -1,8 +1,17 @@
 //! An io_uring HTTP gateway for one Linux host: clients speak HTTP to the hub, the hub puts each
 //! request into a slot of memory it shares with a worker process, and sends the worker's answer back.
+//!
+//! A worker needs [`worker`] alone; build with `default-features = false` to leave the hub out.
+//! `docs/ARCHITECTURE.md` walks a request through the files.
 
+pub mod control;
+#[cfg(all(feature = "gateway", not(loom)))]
+pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod http;
 pub mod limits;
 pub mod message;
 pub mod route;
+pub mod shm;
+#[cfg(not(loom))]
+pub mod sys;

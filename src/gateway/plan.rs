@@ -1,6 +1,7 @@
 //! What is to be done with a request: the decision that follows from its head, the route table and
 //! the lanes of the shard. Waits for nothing.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::gateway::access::check_control;
@@ -52,8 +53,6 @@ pub enum Action {
 pub struct Dispatch {
     /// The lane it takes.
     pub lane: Rc<Lane>,
-    /// The worker's name.
-    pub name: std::sync::Arc<str>,
     /// Bytes of the encoded head.
     pub head_len: usize,
     route: u32,
@@ -65,7 +64,7 @@ impl Shard {
     ///
     /// # Errors
     /// The head is no head; the connection must be closed after the answer.
-    pub fn plan(&self, raw: &[u8], peer: Option<std::net::SocketAddr>) -> Result<Plan, Fault> {
+    pub fn plan(&self, raw: &[u8], peer: Option<SocketAddr>) -> Result<Plan, Fault> {
         let mut scratch = self.scratch.borrow_mut();
         let Scratch { head, params, holds } = &mut *scratch;
         parse_head(raw, head)?;
@@ -100,7 +99,6 @@ impl Shard {
                             RequestParts { route: target.route, head, params, raw, peer };
                         Action::Dispatch(Dispatch {
                             lane,
-                            name: target.name.clone(),
                             head_len: encoded_request_len(&parts),
                             route: target.route,
                             holds: *holds,
@@ -122,7 +120,7 @@ impl Shard {
         head: &RequestHead,
         raw: &[u8],
         path: &[u8],
-        peer: Option<std::net::SocketAddr>,
+        peer: Option<SocketAddr>,
     ) -> Result<Action, Problem> {
         if path.starts_with(b"/internal") {
             check_control(head, raw, peer, self.config.secret.as_deref())?;
@@ -138,7 +136,7 @@ impl Shard {
         &self,
         dispatch: &Dispatch,
         raw: &[u8],
-        peer: Option<std::net::SocketAddr>,
+        peer: Option<SocketAddr>,
         out: &mut [u8],
     ) -> Option<usize> {
         let mut scratch = self.scratch.borrow_mut();
@@ -152,7 +150,7 @@ impl Shard {
             let routes = self.routes.borrow();
             match routes.lookup(head.method, path, head.path.start as usize, params) {
                 Lookup::Found { target, .. }
-                    if target.route == dispatch.route && *target.name == *dispatch.name => {}
+                    if target.route == dispatch.route && *target.name == *dispatch.lane.name() => {}
                 _ => return None,
             }
         }

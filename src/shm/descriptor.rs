@@ -38,6 +38,10 @@ pub const END: u8 = 1;
 /// Flag: the body will never be complete; nothing more follows. Set together with [`END`].
 pub const ABORT: u8 = 2;
 
+/// Bit of a cancel word: the client has stopped sending and may be gone, but would still be answered.
+/// Without it the exchange is over. Generations never have it.
+pub const CLIENT_LEFT: u32 = 1 << 31;
+
 /// What the hub says to the worker (ring in the request memory).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]

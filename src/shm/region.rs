@@ -213,7 +213,8 @@ impl LaneMemory<WorkerSide> {
         Self::checked(response, request, geometry)
     }
 
-    /// The generation of an exchange that was cancelled last; zero where there is no such exchange.
+    /// The cancel word of an exchange: the generation that was cancelled last, perhaps with
+    /// [`CLIENT_LEFT`](crate::shm::descriptor::CLIENT_LEFT); zero where there is no such exchange.
     pub fn cancelled(&self, exchange: u32) -> u32 {
         if exchange >= self.geometry.slots() {
             return 0;
@@ -270,6 +271,18 @@ impl Arena {
     pub fn release(&mut self, slots: Slots) {
         let freed = self.map.release(slots.run);
         debug_assert!(freed, "slots are released once");
+    }
+
+    /// Keeps the first `keep` slots, at least one, and frees the rest, which is returned too.
+    pub fn trim(&mut self, slots: Slots, keep: u32) -> (Slots, Run) {
+        let Run { first, slots: count } = slots.run;
+        let keep = keep.clamp(1, count);
+        let rest = Run { first: first + keep, slots: count - keep };
+        if !rest.is_empty() {
+            let freed = self.map.release(rest);
+            debug_assert!(freed, "slots are released once");
+        }
+        (Slots { run: Run { first, slots: keep } }, rest)
     }
 
     /// Lends slots to the other process. They stay taken until [`Arena::take_back`].

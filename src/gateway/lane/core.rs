@@ -11,7 +11,9 @@ use crate::gateway::lane::violation::Violation;
 use crate::gateway::stats::LaneStats;
 use crate::shm::arena::SlotMap;
 use crate::shm::atomics::fence;
-use crate::shm::descriptor::{Completion, Descriptor, Run, Submission, UNKNOWN_LENGTH};
+use crate::shm::descriptor::{
+    CLIENT_LEFT, Completion, Descriptor, END, Run, Submission, UNKNOWN_LENGTH,
+};
 use crate::shm::doorbell::{Caller, Sleeper};
 use crate::shm::layout::{Phase, body_offset};
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots, Word};
@@ -91,6 +93,11 @@ struct Exchange {
     remaining: u64,
     /// Request frames the worker holds.
     lent: u32,
+    /// Response frames the hub holds. While there is one, the worker may be waiting for its slots,
+    /// and is not late.
+    held: u32,
+    /// Whether the end of the request body was submitted.
+    complete: bool,
     /// Frames that arrived and nobody has taken yet.
     frames: VecDeque<Frame>,
     failure: Option<Failure>,
@@ -124,15 +131,25 @@ pub struct LaneCore {
     lent: Box<[(u32, u32)]>,
     /// Response slots the hub holds; a taken slot is one it holds.
     held: SlotMap,
+    /// By first slot: the exchange a held frame belongs to.
+    held_for: Box<[ExchangeId]>,
     exchanges: Box<[Exchange]>,
     free: Vec<u32>,
     ping: Option<u32>,
     dead: bool,
+    /// The shard's time at the last look, in milliseconds.
+    now_ms: u64,
+    /// How long the worker may take between two words.
+    timeout_ms: u64,
 }
 
 impl LaneCore {
     /// A lane in which nothing has happened.
-    pub fn new(memory: Arc<LaneMemory<HubSide>>, stats: Arc<LaneStats>) -> LaneCore {
+    pub fn new(
+        memory: Arc<LaneMemory<HubSide>>,
+        stats: Arc<LaneStats>,
+        timeout_ms: u64,
+    ) -> LaneCore {
         let slots = memory.geometry().slots();
         let exchange = || Exchange {
             generation: 1,
@@ -141,6 +158,8 @@ impl LaneCore {
             bodyless: false,
             remaining: 0,
             lent: 0,
+            held: 0,
+            complete: false,
             frames: VecDeque::new(),
             failure: None,
             waker: None,
@@ -156,10 +175,13 @@ impl LaneCore {
             arena: Arena::new(slots),
             lent: vec![(0, 0); slots as usize].into(),
             held: SlotMap::new(slots),
+            held_for: vec![ExchangeId { index: 0, generation: 0 }; slots as usize].into(),
             exchanges: (0..slots).map(|_| exchange()).collect(),
             free: (0..slots).rev().collect(),
             ping: None,
             dead: false,
+            now_ms: 0,
+            timeout_ms,
             memory,
         }
     }
@@ -196,6 +218,7 @@ impl LaneCore {
         exchange.abandoned = false;
         exchange.bodyless = bodyless;
         exchange.failure = None;
+        exchange.complete = false;
         exchange.deadline_ms = u64::MAX;
         Some((ExchangeId { index, generation: exchange.generation }, slots))
     }
@@ -213,9 +236,11 @@ impl LaneCore {
         self.arena.release(slots);
     }
 
-    /// Number of free request slots.
-    pub fn free_slots(&self) -> usize {
-        self.arena.free_count() as usize
+    /// Keeps only the first slots, as many as hold `bytes`.
+    pub fn trim(&mut self, slots: Slots, bytes: usize) -> Slots {
+        let (slots, rest) = self.arena.trim(slots, self.memory.geometry().slots_for(bytes) as u32);
+        self.stats.mark(rest, SlotState::Free);
+        slots
     }
 
     /// Whether a frame of this exchange may be submitted without more than `window` at the worker.
@@ -248,6 +273,7 @@ impl LaneCore {
             self.stats.count_request();
         }
         exchange.lent += 1;
+        exchange.complete = frame.flags & END != 0;
         exchange.deadline_ms = deadline_ms;
         self.stats.mark(slots.run(), SlotState::Ready);
         let run = Arena::lend(slots);
@@ -265,6 +291,46 @@ impl LaneCore {
         })?;
         self.call_due = true;
         Ok(())
+    }
+
+    /// Ends a request body, without a further frame; with [`ABORT`](crate::shm::descriptor::ABORT) it
+    /// will never be complete.
+    ///
+    /// # Errors
+    /// The worker does not read its ring.
+    pub fn end_body(&mut self, id: ExchangeId, abort: u8, deadline_ms: u64) -> Result<(), Violation> {
+        let dead = self.dead;
+        let Some(exchange) = self.get_mut(id) else { return Ok(()) };
+        if dead || exchange.complete || !matches!(exchange.stage, Stage::Waiting | Stage::Responding)
+        {
+            return Ok(());
+        }
+        exchange.complete = true;
+        exchange.deadline_ms = deadline_ms;
+        self.push(Descriptor {
+            kind: Submission::Body as u8,
+            flags: END | abort,
+            exchange: id.index,
+            generation: id.generation,
+            total: UNKNOWN_LENGTH,
+            ..Descriptor::default()
+        })?;
+        self.call_due = true;
+        Ok(())
+    }
+
+    /// Whether a part of the request body is still to be submitted.
+    pub fn is_uploading(&self, id: ExchangeId) -> bool {
+        self.get(id).is_some_and(|e| !e.complete)
+    }
+
+    /// Tells the worker that the client has stopped sending and may be gone. The answer is still
+    /// relayed, in case it is not.
+    pub fn client_left(&self, id: ExchangeId) {
+        if self.get(id).is_some_and(|e| matches!(e.stage, Stage::Waiting | Stage::Responding)) {
+            let word = id.generation | CLIENT_LEFT;
+            self.memory.cancel_word(id.index).store(word, Ordering::Release);
+        }
     }
 
     /// The next frame of an exchange, or its failure. `None`: nothing yet, and `waker` is called
@@ -299,6 +365,14 @@ impl LaneCore {
         }
         let was_held = self.held.release(run);
         debug_assert!(was_held, "a frame is returned once");
+        let (now_ms, timeout_ms) = (self.now_ms, self.timeout_ms);
+        let id = self.held_for[run.first as usize];
+        if let Some(exchange) = self.get_mut(id) {
+            exchange.held = exchange.held.saturating_sub(1);
+            if exchange.stage == Stage::Responding && exchange.complete && exchange.held == 0 {
+                exchange.deadline_ms = now_ms + timeout_ms;
+            }
+        }
         self.push(Descriptor {
             kind: Submission::Return as u8,
             slots: run.slots as u16,
@@ -338,11 +412,12 @@ impl LaneCore {
         Ok(())
     }
 
-    /// Takes up to `limit` completions from the ring.
+    /// Takes up to `limit` completions from the ring. `now_ms` is the shard's time.
     ///
     /// # Errors
     /// What the worker did that no honest worker does.
-    pub fn take_completions(&mut self, limit: usize) -> Result<Turn, Violation> {
+    pub fn take_completions(&mut self, limit: usize, now_ms: u64) -> Result<Turn, Violation> {
+        self.now_ms = now_ms;
         let mut turn = Turn::default();
         while turn.taken < limit && !self.dead {
             let next = self.completions.pop(&self.memory.inbound());
@@ -454,6 +529,9 @@ impl LaneCore {
             Stage::Waiting | Stage::Responding => return Err(Violation::OutOfOrder),
             _ => return Err(Violation::NoSuchExchange),
         }
+        if d.is_abort() && !d.is_end() {
+            return Err(Violation::OutOfOrder);
+        }
         let (head_len, body_len) = (d.head_len as usize, d.body_len as usize);
         let body_at = body_offset(head_len);
         let size = d.slots as usize * geometry.slot_size();
@@ -481,6 +559,15 @@ impl LaneCore {
                 return Err(Violation::BodyLength);
             }
         }
+        if d.slots > 0 {
+            exchange.held += 1;
+            self.held_for[d.first as usize] =
+                ExchangeId { index: d.exchange, generation: d.generation };
+        }
+        exchange.deadline_ms = match d.slots {
+            0 if exchange.complete => self.now_ms + self.timeout_ms,
+            _ => u64::MAX,
+        };
         if d.is_end() {
             exchange.stage = Stage::Ended;
             exchange.deadline_ms = u64::MAX;
@@ -527,7 +614,8 @@ impl LaneCore {
         let exchange = &mut self.exchanges[index as usize];
         if exchange.abandoned && exchange.stage == Stage::Ended && exchange.lent == 0 {
             exchange.stage = Stage::Free;
-            exchange.generation = exchange.generation.wrapping_add(1).max(1);
+            exchange.generation = next_generation(exchange.generation);
+            exchange.held = 0;
             exchange.waker = None;
             self.free.push(index);
         }
@@ -563,6 +651,11 @@ impl Exchange {
             self.wake();
         }
     }
+}
+
+/// Generations count from 1 and leave the bit of [`CLIENT_LEFT`] alone.
+fn next_generation(generation: u32) -> u32 {
+    ((generation + 1) & !CLIENT_LEFT).max(1)
 }
 
 fn keep_waker(place: &mut Option<Waker>, waker: &Waker) {

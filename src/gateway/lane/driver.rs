@@ -93,7 +93,8 @@ impl Lane {
                 *driver = Some(cx.waker().clone());
             }
         }
-        let taken = self.core.borrow_mut().take_completions(COMPLETIONS_PER_TURN);
+        let now_ms = self.clock.now_ms();
+        let taken = self.core.borrow_mut().take_completions(COMPLETIONS_PER_TURN, now_ms);
         let Some(turn) = self.judge(taken) else { return Look::Ended(Ended::Dead) };
         if turn.slots_returned {
             self.wake_first_in_line();

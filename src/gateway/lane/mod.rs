@@ -18,8 +18,9 @@ pub use self::violation::Violation;
 
 use self::core::LaneCore;
 use crate::control::WakeMode;
+use crate::gateway::clock::Clock;
 use crate::gateway::stats::LaneStats;
-use crate::shm::descriptor::Run;
+use crate::shm::descriptor::{ABORT, Run};
 use crate::shm::layout::{Geometry, Phase};
 use crate::shm::region::{HubSide, LaneMemory, Slots};
 use crate::sys::eventfd::EventFd;
@@ -27,6 +28,8 @@ use crate::sys::eventfd::EventFd;
 /// Everything the control plane hands to a shard for a new lane.
 #[derive(Debug)]
 pub struct LaneParts {
+    /// The worker's name.
+    pub name: Arc<str>,
     /// Both memories.
     pub memory: Arc<LaneMemory<HubSide>>,
     /// Where the lane counts what it does.
@@ -42,6 +45,8 @@ pub struct LaneParts {
 /// A lane, shared by the connections of its shard.
 #[derive(Debug)]
 pub struct Lane {
+    name: Arc<str>,
+    clock: Rc<Clock>,
     core: RefCell<LaneCore>,
     geometry: Geometry,
     memory: Arc<LaneMemory<HubSide>>,
@@ -60,9 +65,12 @@ pub struct Lane {
 
 impl Lane {
     /// A lane and the eventfd its [driver](Lane::drive) waits on.
-    pub fn new(parts: LaneParts) -> (Rc<Lane>, OwnedFd) {
+    pub fn new(parts: LaneParts, clock: Rc<Clock>, timeout_ms: u64) -> (Rc<Lane>, OwnedFd) {
+        let core = LaneCore::new(parts.memory.clone(), parts.stats.clone(), timeout_ms);
         let lane = Lane {
-            core: RefCell::new(LaneCore::new(parts.memory.clone(), parts.stats.clone())),
+            name: parts.name,
+            clock,
+            core: RefCell::new(core),
             geometry: parts.memory.geometry(),
             memory: parts.memory,
             stats: parts.stats,
@@ -76,6 +84,11 @@ impl Lane {
             draining: Cell::new(false),
         };
         (Rc::new(lane), parts.hub_doorbell)
+    }
+
+    /// The worker's name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The number and size of the lane's slots.
@@ -98,9 +111,9 @@ impl Lane {
         self.core.borrow().is_dead()
     }
 
-    /// Exchanges somebody still waits for.
-    pub fn in_flight(&self) -> usize {
-        self.core.borrow().in_flight()
+    /// Whether there is an exchange that has not ended.
+    pub fn is_busy(&self) -> bool {
+        self.core.borrow().in_use() > 0 || self.hungry.get() > 0
     }
 
     /// What the worker did to be evicted, once.
@@ -128,6 +141,13 @@ impl Lane {
     pub fn release(&self, slots: Slots) {
         self.core.borrow_mut().release(slots);
         self.wake_first_in_line();
+    }
+
+    /// Keeps only the first slots, as many as hold `bytes`.
+    pub fn trim(&self, slots: Slots, bytes: usize) -> Slots {
+        let slots = self.core.borrow_mut().trim(slots, bytes);
+        self.wake_first_in_line();
+        slots
     }
 
     /// Gives a response frame back to the worker.
@@ -314,6 +334,32 @@ impl Exchange {
         let result = self.lane.core.borrow_mut().submit(self.id, slots, frame, deadline_ms);
         self.lane.judge(result);
         self.lane.wake_driver();
+    }
+
+    /// Ends the request body without a further frame.
+    pub fn end(&self, deadline_ms: u64) {
+        self.end_body(0, deadline_ms);
+    }
+
+    /// Tells the worker that the request body will never be complete.
+    pub fn abort(&self) {
+        self.end_body(ABORT, u64::MAX);
+    }
+
+    fn end_body(&self, abort: u8, deadline_ms: u64) {
+        let result = self.lane.core.borrow_mut().end_body(self.id, abort, deadline_ms);
+        self.lane.judge(result);
+        self.lane.wake_driver();
+    }
+
+    /// Whether a part of the request body is still to be submitted.
+    pub fn is_uploading(&self) -> bool {
+        self.lane.core.borrow().is_uploading(self.id)
+    }
+
+    /// Tells the worker that the client has stopped sending and may be gone.
+    pub fn client_left(&self) {
+        self.lane.core.borrow().client_left(self.id);
     }
 
     /// Waits until fewer than `window` frames are with the worker, then takes slots for another.

@@ -1,0 +1,14 @@
+//! The two clocks the gateway reads. Both are coarse, a few milliseconds, and cost no system call.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Milliseconds since some fixed point in the past; never goes back.
+pub fn monotonic_ms() -> u64 {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// Seconds since 1970-01-01 00:00:00 UTC.
+pub fn unix_seconds() -> u64 {
+    clock_gettime(ClockId::RealtimeCoarse).tv_sec.max(0) as u64
+}
