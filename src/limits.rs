@@ -68,6 +68,16 @@ pub const STALL_TIMEOUT_MS: u64 = 30_000;
 pub const LINGER_MS: u64 = 2_000;
 /// Bytes a closing connection reads and forgets meanwhile.
 pub const LINGER_BYTES: usize = 256 * 1024;
+/// Time between two looks at deadlines while requests are in flight.
+pub const TICK_MS: u64 = 50;
+/// Time between two looks at deadlines while there are only resting connections.
+pub const TICK_SLOW_MS: u64 = 1_000;
+/// Looks without a request after which they become rare.
+pub const TICKS_TO_SLOW: u32 = 20;
+/// Time a stopping hub gives requests in flight.
+pub const STOP_MS: u64 = 10_000;
+/// Entries of a shard's submission queue.
+pub const RING_ENTRIES: u32 = 4096;
 /// How long the routes of a worker that is gone, or never came, answer 503 before they are forgotten.
 pub const REMEMBER_MS: u64 = 60_000;
 /// Time between two pings of one worker.

@@ -15,6 +15,8 @@ mod plan;
 pub mod problem;
 pub mod shard;
 pub mod stats;
+mod ticker;
+mod timing;
 mod watch;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use crate::sys::listen::{shutdown_both, shutdown_read};
+use crate::sys::listen::{with_socket, shutdown_both, shutdown_read};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Watch {
         if self.write_ms.get() <= now_ms {
             self.fired.set(true);
             self.clear_write();
-            let _ = shutdown_both(self.socket);
+            let _ = with_socket(self.socket, |socket| shutdown_both(socket));
         } else if self.read_ms.get() <= now_ms {
             self.stop_reading();
         }
@@ -66,7 +66,7 @@ impl Watch {
     fn stop_reading(&self) {
         self.fired.set(true);
         self.clear_read();
-        let _ = shutdown_read(self.socket);
+        let _ = with_socket(self.socket, |socket| shutdown_read(socket));
     }
 }
 
@@ -88,9 +88,9 @@ impl Watches {
         Entered { watches: self.clone(), key, watch }
     }
 
-    /// Number of connections.
-    pub fn len(&self) -> usize {
-        self.0.borrow().len()
+    /// Whether there is no connection.
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
     }
 
     /// Shuts down what is overdue at `now_ms`.

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -261,6 +261,15 @@ pub fn shutdown_read(socket: impl AsFd) -> io::Result<()> {
 /// `NotConnected` when a TCP connection is gone already.
 pub fn shutdown_both(socket: impl AsFd) -> io::Result<()> {
     Ok(shutdown(socket, Shutdown::Both)?)
+}
+
+/// Lends a socket known by its number alone.
+///
+/// The caller knows that it is open: a number that was closed and given out again would name
+/// somebody else's socket, which is then the one that is used, though never freed or invalid memory.
+pub fn with_socket<R>(socket: RawFd, f: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
+    // SAFETY: the caller has the socket open for the length of this call.
+    f(unsafe { BorrowedFd::borrow_raw(socket) })
 }
 
 /// Whether the peer has closed or reset the connection and all it sent has been read. Does not

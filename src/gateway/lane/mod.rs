@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 pub use self::core::{ExchangeId, Failure, Frame, RequestFrame};
+pub use self::driver::Ended;
 pub use self::violation::Violation;
 
 use self::core::LaneCore;
