@@ -429,3 +429,6 @@ fn is_forbidden_trailer(name: &[u8]) -> bool {
         .iter()
         .any(|forbidden| forbidden.as_bytes() == name)
 }
+
+#[cfg(test)]
+mod tests;
