@@ -23,6 +23,8 @@ pub const MAX_WORKERS: usize = 1024;
 
 /// Longest line that opens a chunk: its size, extensions and CRLF.
 pub const MAX_CHUNK_LINE: usize = 256;
+/// Most bytes of chunk extensions in one body, so that they cannot outweigh its data without end.
+pub const MAX_CHUNK_EXTENSIONS: usize = 8 * 1024;
 /// Longest trailer section of a chunked body.
 pub const MAX_TRAILER: usize = 4 * 1024;
 /// Longest field section a worker may answer with.

@@ -577,6 +577,11 @@ fn content_lengths() {
             400,
         ),
         (
+            "zeros without end",
+            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 000000000000000000001\r\n\r\nx",
+            400,
+        ),
+        (
             "much more than 2^64",
             b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
             400,

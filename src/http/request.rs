@@ -234,7 +234,8 @@ fn content_length(digits: &[u8]) -> Result<BodyLength, Fault> {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     });
-    match number.filter(|_| !digits.is_empty()) {
+    // Zeros in front are legal, but no number of 64 bits needs more than twenty digits.
+    match number.filter(|_| (1..=20).contains(&digits.len())) {
         Some(0) => Ok(BodyLength::None),
         Some(number) => Ok(BodyLength::Known(number)),
         None => Err(Fault::bad_request(

@@ -69,6 +69,7 @@ fn reference(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
         at += line.len() + 2;
         let text = std::str::from_utf8(line.split(|&b| b == b';').next()?).ok()?;
         if line.len() + 2 > MAX_CHUNK_LINE
+            || text.len() > 16
             || !text.chars().all(|c| c.is_ascii_hexdigit())
             || !extensions_are_well_formed(&line[text.len()..])
         {
@@ -217,7 +218,7 @@ fn whole_bodies() {
             b"5\r\nhello\r\n00b\r\n\r\n\r\n0\0\xff\r\nxy\r\n0\r\n\r\n",
             b"hello\r\n\r\n0\0\xff\r\nxy",
         ),
-        (b"0000000000000000000001\r\nx\r\n000\r\n\r\n", b"x"),
+        (b"0000000000000001\r\nx\r\n000\r\n\r\n", b"x"),
         (b"1;a\r\nx\r\n0\r\n\r\n", b"x"),
         (b"1;a=b;c=\"d\\\" \t\xe9;\";e\r\nx\r\n0;f\r\n\r\n", b"x"),
         (b"1; a = b ;\tc\t; d=\"\"\r\nx\r\n0\r\n\r\n", b"x"),
@@ -353,9 +354,23 @@ fn limits_are_exact() {
     let lines = |count| [b"0\r\n", b"a:\r\n".repeat(count).as_slice(), b"\r\n"].concat();
     assert!(matches!(decode(&lines(MAX_FIELDS)), Whole(..)));
     assert_eq!(decode(&lines(MAX_FIELDS + 1)), Fault(431));
-    assert_eq!(decode(b"0ffffffffffffffff\r\nx"), Incomplete);
+    assert_eq!(decode(b"ffffffffffffffff\r\nx"), Incomplete);
+    assert_eq!(decode(b"00000000000000001\r\n"), Fault(400));
+    assert_eq!(decode(b"0fffffffffffffffff\r\nx"), Fault(400));
     assert_eq!(reference(&line(MAX_CHUNK_LINE + 1)), None);
     assert_eq!(reference(&trailer(MAX_TRAILER + 1)), None);
+}
+
+#[test]
+fn extensions_are_bounded_over_the_whole_body() {
+    // Each chunk line has 1 + 200 bytes of extension, of which the semicolon is not counted.
+    let chunk = [b"1;", b"a".repeat(200).as_slice(), b"\r\nx\r\n"].concat();
+    let within = MAX_CHUNK_EXTENSIONS / 200;
+    let body = |chunks| [chunk.repeat(chunks).as_slice(), LAST_CHUNK].concat();
+    assert!(matches!(decode_by(&body(within), &[7]), Whole(data, _) if data.len() == within));
+    for size in [1, 7, 100_000] {
+        assert_eq!(decode_by(&body(within + 1), &[size]), Fault(400));
+    }
 }
 
 #[test]
