@@ -35,7 +35,7 @@ pub fn parse_head(head: &[u8], out: &mut RequestHead) -> Result<(), Fault> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut lines) {
         // httparse skips empty lines in front; they are the scanner's to judge.
-        Ok(httparse::Status::Complete(len)) if len == head.len() && head[0] != b'\r' => {}
+        Ok(httparse::Status::Complete(len)) if len == head.len() && is_token(head[0]) => {}
         Ok(_) => return Err(not_one_head()),
         Err(error) => return Err(refusal(error, head)),
     }
@@ -496,7 +496,9 @@ mod tests {
         let mut longer = whole.to_vec();
         longer.push(b'G');
         assert!(parse_head(&longer, &mut out).is_err());
-        assert!(parse_head(&[&b"\r\n"[..], whole].concat(), &mut out).is_err());
+        for front in [&b"\r\n"[..], b"\n", b"\r\n\r\n"] {
+            assert!(parse_head(&[front, whole].concat(), &mut out).is_err());
+        }
         let fault = parse_head(&vec![b'a'; MAX_HEAD + 1], &mut out).unwrap_err();
         assert_eq!(fault.status, 431);
     }
