@@ -25,6 +25,8 @@ pub const MAX_WORKERS: usize = 1024;
 
 /// Longest line that opens a chunk: its size, extensions and CRLF.
 pub const MAX_CHUNK_LINE: usize = 256;
+/// Most bytes of chunk extensions in one body, so that they cannot outweigh its data without end.
+pub const MAX_CHUNK_EXTENSIONS: usize = 8 * 1024;
 /// Longest trailer section of a chunked body.
 pub const MAX_TRAILER: usize = 4 * 1024;
 /// Longest field section a worker may answer with.
@@ -96,7 +98,7 @@ const _: () = assert!(
 );
 const _: () = assert!(MAX_TARGET < MAX_HEAD);
 const _: () = assert!(MAX_PATTERN < MAX_TARGET);
-const _: () = assert!(DEFAULT_SLOT_SIZE as usize % PAGE == 0);
+const _: () = assert!((DEFAULT_SLOT_SIZE as usize).is_multiple_of(PAGE));
 const _: () = assert!(MAX_SLOTS <= u16::MAX as u32);
 const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,

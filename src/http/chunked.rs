@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::fault::Fault;
 use super::grammar::{is_field_content, is_token};
-use crate::limits::{MAX_CHUNK_LINE, MAX_FIELDS, MAX_TRAILER};
+use crate::limits::{MAX_CHUNK_EXTENSIONS, MAX_CHUNK_LINE, MAX_FIELDS, MAX_TRAILER};
 
 /// What follows the data of every chunk.
 pub const CHUNK_SUFFIX: &[u8] = b"\r\n";
@@ -59,6 +59,12 @@ pub enum ChunkStep {
     End(usize),
 }
 
+/// Most hexadecimal digits in a chunk size.
+const SIZE_DIGITS: usize = 16;
+
+/// Length of the longest name in the list of forbidden trailer fields.
+const LONGEST_FORBIDDEN: usize = 29;
+
 /// Decodes a chunked body that arrives piece by piece. Trailer fields are checked and dropped.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkDecoder {
@@ -66,6 +72,8 @@ pub struct ChunkDecoder {
     remaining: u64,
     /// Bytes of the current chunk line, or of the trailer section, so far.
     section: u16,
+    /// Bytes of extensions in all chunk lines so far.
+    extensions: u16,
     /// Trailer fields so far.
     trailers: u8,
     state: State,
@@ -78,6 +86,8 @@ pub struct ChunkDecoder {
 const _: () = assert!(size_of::<ChunkDecoder>() <= 64);
 const _: () = assert!(MAX_CHUNK_LINE <= MAX_TRAILER && MAX_TRAILER < u16::MAX as usize);
 const _: () = assert!(MAX_FIELDS < u8::MAX as usize);
+const _: () = assert!(SIZE_DIGITS + 3 <= MAX_CHUNK_LINE);
+const _: () = assert!(MAX_CHUNK_EXTENSIONS < u16::MAX as usize);
 
 /// What the next byte has to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,9 +139,9 @@ impl ChunkDecoder {
     /// [`ChunkStep::NeedMore`] or [`ChunkStep::End`]; after the end it uses no more bytes.
     ///
     /// # Errors
-    /// * 400: anything outside the grammar of RFC 9112, section 7.1; white space around the size;
-    ///   a size of 2^64 or more; a chunk line longer than [`MAX_CHUNK_LINE`]; a trailer field that
-    ///   RFC 9110, section 6.5.1 forbids
+    /// * 400: anything outside the grammar of RFC 9112, section 7.1; white space around the size; a
+    ///   size of more than 16 digits; a chunk line longer than [`MAX_CHUNK_LINE`]; extensions
+    ///   longer than [`MAX_CHUNK_EXTENSIONS`]; a trailer field that RFC 9110, section 6.5.1 forbids
     /// * 431: a trailer section of more than [`MAX_TRAILER`] bytes or [`MAX_FIELDS`] lines
     ///
     /// Every later call is a fault as well.
@@ -227,17 +237,18 @@ impl ChunkDecoder {
             b'a'..=b'f' => b - b'a' + 10,
             b'A'..=b'F' => b - b'A' + 10,
             b'\r' if self.state == State::Digit => return Ok(State::SizeLf),
-            b';' if self.state == State::Digit => return self.within_line(State::ExtensionStart),
+            b';' if self.state == State::Digit => return Ok(State::ExtensionStart),
             _ => return Err(bad_size(b)),
         };
-        // A shift would drop the highest digit without a word.
-        if self.remaining >> 60 != 0 {
+        // Sixteen digits are all that 64 bits hold. Zeros in front are legal, but a size that needs
+        // more digits than that is either an overflow or meant to look like a smaller number.
+        if self.section as usize > SIZE_DIGITS {
             return Err(bad(
-                "a chunk size is not below 2^64 (RFC 9112, section 7.1)",
+                "a chunk size has more than 16 digits (RFC 9112, section 7.1)",
             ));
         }
         self.remaining = self.remaining << 4 | u64::from(digit);
-        self.within_line(State::Digit)
+        Ok(State::Digit)
     }
 
     /// chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] ) (RFC 9112, section
@@ -265,12 +276,13 @@ impl ChunkDecoder {
             (ValueStart | Value, _) if is_token(b) => Value,
             _ => return Err(bad_extension()),
         };
-        self.within_line(next)
-    }
-
-    /// Goes on within a chunk line, of which at least CRLF has to follow.
-    #[inline]
-    fn within_line(&self, next: State) -> Result<State, Fault> {
+        self.extensions = self.extensions.saturating_add(1);
+        if self.extensions as usize > MAX_CHUNK_EXTENSIONS {
+            return Err(bad(
+                "the chunk extensions are longer than 8192 bytes in all",
+            ));
+        }
+        // CRLF has to follow at least.
         if self.section as usize + 2 > MAX_CHUNK_LINE {
             return Err(bad("a chunk line is longer than 256 bytes"));
         }
@@ -349,11 +361,12 @@ fn bad_extension() -> Fault {
 }
 
 const _: () = assert!(
-    MAX_CHUNK_LINE == 256 && MAX_TRAILER == 4096 && MAX_FIELDS == 100,
+    MAX_CHUNK_LINE == 256
+        && MAX_CHUNK_EXTENSIONS == 8192
+        && MAX_TRAILER == 4096
+        && MAX_FIELDS == 100,
     "the texts of the faults name the limits"
 );
-
-const LONGEST_FORBIDDEN: usize = 29;
 
 /// Fields that a sender may not put behind the body, because the recipient needs them before it or
 /// they change what the message is: framing, routing, request modifiers, authentication, response
@@ -429,3 +442,6 @@ fn is_forbidden_trailer(name: &[u8]) -> bool {
         .iter()
         .any(|forbidden| forbidden.as_bytes() == name)
 }
+
+#[cfg(test)]
+mod tests;

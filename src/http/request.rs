@@ -4,9 +4,9 @@
 use std::mem::MaybeUninit;
 
 use super::fault::Fault;
-use super::grammar::list;
+use super::grammar::{is_token, list};
 use super::scan::{head_too_long, too_many_fields};
-use super::target::{check_host, parse_target, same_host};
+use super::target::{bad_byte, check_host, parse_target, same_host};
 use crate::limits::{MAX_FIELDS, MAX_HEAD, MAX_TARGET};
 use crate::message::{BodyLength, FieldSpan, Method, RequestHead, Span, Version};
 
@@ -35,7 +35,7 @@ pub fn parse_head(head: &[u8], out: &mut RequestHead) -> Result<(), Fault> {
     let mut request = httparse::Request::new(&mut []);
     match request.parse_with_uninit_headers(head, &mut lines) {
         // httparse skips empty lines in front; they are the scanner's to judge.
-        Ok(httparse::Status::Complete(len)) if len == head.len() && head[0] != b'\r' => {}
+        Ok(httparse::Status::Complete(len)) if len == head.len() && is_token(head[0]) => {}
         Ok(_) => return Err(not_one_head()),
         Err(error) => return Err(refusal(error, head)),
     }
@@ -234,7 +234,8 @@ fn content_length(digits: &[u8]) -> Result<BodyLength, Fault> {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     });
-    match number.filter(|_| !digits.is_empty()) {
+    // Zeros in front are legal, but no number of 64 bits needs more than twenty digits.
+    match number.filter(|_| (1..=20).contains(&digits.len())) {
         Some(0) => Ok(BodyLength::None),
         Some(number) => Ok(BodyLength::Known(number)),
         None => Err(Fault::bad_request(
@@ -257,7 +258,7 @@ fn bad_transfer_encoding(codings: &[u8]) -> Fault {
     for coding in list(codings) {
         let name = coding.split(|&b| b == b';').next().unwrap_or_default();
         let name = name.trim_ascii_end();
-        if name.is_empty() || !name.iter().all(|&b| super::grammar::is_token(b)) {
+        if name.is_empty() || !name.iter().all(|&b| is_token(b)) {
             unknown = false;
             break;
         }
@@ -311,7 +312,7 @@ fn malformed_line(head: &[u8]) -> Fault {
         return Fault::target_too_long();
     }
     match target.iter().find(|&&b| !b.is_ascii_graphic()) {
-        Some(&b) => super::target::bad_byte(b),
+        Some(&b) => bad_byte(b),
         None => Fault::bad_request(
             "the request line is not method, target and version with one space between them \
              (RFC 9112, section 3)",
@@ -319,16 +320,186 @@ fn malformed_line(head: &[u8]) -> Fault {
     }
 }
 
-/// Whether the line ends in `HTTP/` DIGIT `.` DIGIT (RFC 9112, section 2.3).
+/// Whether the third word of the line is the last and is `HTTP/` DIGIT `.` DIGIT (RFC 9112, section
+/// 2.3).
 fn names_other_version(head: &[u8]) -> bool {
-    let version = request_line(head).rsplit(|&b| b == b' ').next();
+    let mut words = request_line(head).split(|&b| b == b' ').skip(2);
+    let version = (words.next(), words.next());
     matches!(
         version,
-        Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+        (Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor]), None)
             if major.is_ascii_digit() && minor.is_ascii_digit()
     )
 }
 
 fn request_line(head: &[u8]) -> &[u8] {
     head.split(|&b| b == b'\r').next().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(head: &str) -> RequestHead {
+        let mut out = RequestHead::default();
+        parse_head(head.as_bytes(), &mut out).unwrap_or_else(|fault| panic!("{head:?}: {fault}"));
+        out
+    }
+
+    fn text(head: &str, span: Option<Span>) -> Option<&str> {
+        span.map(|span| &head[span.range()])
+    }
+
+    #[test]
+    fn every_decision_is_filled_in() {
+        let head = "POST http://h.example/a/b?c=d HTTP/1.1\r\n\
+                    hOsT:  H.example:80\t \r\n\
+                    Content-Length: 0012\r\n\
+                    Origin: https://a.example\r\n\
+                    Sec-Fetch-Site: cross-site\r\n\
+                    Access-Control-Request-Method: PUT\r\n\
+                    X-Hub-Secret: 0123456789abcdef\r\n\
+                    Expect: 100-Continue\r\n\
+                    Connection: upgrade , CLOSE\r\n\
+                    Upgrade: websocket\r\n\
+                    X-Empty:\r\n\
+                    X-Twice: 1\r\n\
+                    X-Twice: 2\r\n\
+                    \r\n";
+        let out = parsed(head);
+        assert_eq!((out.method, out.version), (Method::Post, Version::Http11));
+        assert_eq!(out.body, BodyLength::Known(12));
+        assert!(!out.keep_alive && out.expects_continue && out.cross_site);
+        assert_eq!(
+            text(head, Some(out.target)),
+            Some("http://h.example/a/b?c=d")
+        );
+        assert_eq!(text(head, Some(out.path)), Some("/a/b"));
+        assert_eq!(text(head, out.query), Some("c=d"));
+        assert_eq!(text(head, out.host), Some("h.example"));
+        assert_eq!(text(head, out.origin), Some("https://a.example"));
+        assert_eq!(text(head, out.preflight_method), Some("PUT"));
+        assert_eq!(text(head, out.secret), Some("0123456789abcdef"));
+        let fields: Vec<_> = out
+            .fields()
+            .iter()
+            .map(|field| (&head[field.name.range()], &head[field.value.range()]))
+            .collect();
+        assert_eq!(fields.len(), 12);
+        assert_eq!(fields[0], ("hOsT", "H.example:80"));
+        assert_eq!(
+            fields[9..],
+            [("X-Empty", ""), ("X-Twice", "1"), ("X-Twice", "2")]
+        );
+    }
+
+    #[test]
+    fn a_head_used_before_leaves_nothing_behind() {
+        let mut out = parsed(
+            "POST /?q HTTP/1.0\r\nHost: a\r\nOrigin: b\r\nX-Hub-Secret: c\r\n\
+             Sec-Fetch-Site: x\r\nContent-Length: 3\r\n\r\n",
+        );
+        let head = b"GET / HTTP/1.1\r\nHost: z\r\n\r\n";
+        parse_head(head, &mut out).unwrap();
+        let mut fresh = RequestHead::default();
+        parse_head(head, &mut fresh).unwrap();
+        // Only the spare part of the table of fields may differ.
+        assert_eq!(out.fields(), fresh.fields());
+        assert_eq!((out.query, out.origin, out.secret), (None, None, None));
+        assert_eq!((out.body, out.cross_site), (BodyLength::None, false));
+        assert!(out.keep_alive);
+    }
+
+    #[test]
+    fn keep_alive_follows_version_and_connection() {
+        for (version, connection, expected) in [
+            ("1.1", "", true),
+            ("1.1", "Connection: keep-alive\r\n", true),
+            ("1.1", "Connection: close\r\n", false),
+            ("1.1", "Connection: x, Close\r\n", false),
+            ("1.1", "Connection: keep-alive, close\r\n", false),
+            (
+                "1.1",
+                "Connection: keep-alive\r\nConnection: close\r\n",
+                false,
+            ),
+            ("1.1", "Connection: closed\r\n", true),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: keep-alive, close\r\n", false),
+            ("1.0", "Connection: upgrade\r\n", false),
+        ] {
+            let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{connection}\r\n");
+            assert_eq!(parsed(&head).keep_alive, expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_the_body() {
+        let length =
+            |fields: &str| parsed(&format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).body;
+        assert_eq!(length(""), BodyLength::None);
+        assert_eq!(length("Content-Length: 0\r\n"), BodyLength::None);
+        assert_eq!(length("Content-Length: 00\r\n"), BodyLength::None);
+        assert_eq!(
+            length("Content-Length: 18446744073709551615\r\n"),
+            BodyLength::Known(u64::MAX)
+        );
+        assert_eq!(
+            length("Transfer-Encoding: Chunked \r\n"),
+            BodyLength::Chunked
+        );
+    }
+
+    #[test]
+    fn continue_is_expected_only_where_it_means_something() {
+        let expects = |line: &str, fields: &str| {
+            parsed(&format!("{line}\r\nHost: a\r\n{fields}\r\n")).expects_continue
+        };
+        let expect = "Expect: 100-continue\r\n";
+        let with_body = format!("{expect}Content-Length: 1\r\n");
+        let chunked = format!("{expect}Transfer-Encoding: chunked\r\n");
+        assert!(expects("POST / HTTP/1.1", &with_body));
+        assert!(expects("POST / HTTP/1.1", &chunked));
+        assert!(!expects("POST / HTTP/1.1", expect));
+        assert!(!expects("POST / HTTP/1.0", &with_body));
+        assert!(!expects("POST / HTTP/1.1", "Content-Length: 1\r\n"));
+    }
+
+    #[test]
+    fn cross_site_means_anything_unknown() {
+        for (fields, expected) in [
+            ("", false),
+            ("Sec-Fetch-Site: same-origin\r\n", false),
+            ("Sec-Fetch-Site: none\r\n", false),
+            ("Sec-Fetch-Site: same-site\r\n", true),
+            ("Sec-Fetch-Site: cross-site\r\n", true),
+            ("Sec-Fetch-Site:\r\n", true),
+            ("Sec-Fetch-Site: NONE\r\n", true),
+            (
+                "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Site: none\r\n",
+                true,
+            ),
+        ] {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            assert_eq!(parsed(&head).cross_site, expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_no_scanner_delimited_are_faults_not_panics() {
+        let whole = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let mut out = RequestHead::default();
+        for len in 0..whole.len() {
+            assert!(parse_head(&whole[..len], &mut out).is_err(), "{len}");
+        }
+        let mut longer = whole.to_vec();
+        longer.push(b'G');
+        assert!(parse_head(&longer, &mut out).is_err());
+        for front in [&b"\r\n"[..], b"\n", b"\r\n\r\n"] {
+            assert!(parse_head(&[front, whole].concat(), &mut out).is_err());
+        }
+        let fault = parse_head(&vec![b'a'; MAX_HEAD + 1], &mut out).unwrap_err();
+        assert_eq!(fault.status, 431);
+    }
 }

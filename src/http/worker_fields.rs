@@ -169,3 +169,95 @@ fn content_length(bytes: &[u8]) -> usize {
     }
     at
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_length_agrees_with_the_class_at_every_place() {
+        for b in 0..=255u8 {
+            for at in 0..20 {
+                let mut bytes = [b'x'; 20];
+                bytes[at] = b;
+                let expected = if is_field_content(b) { 20 } else { at };
+                assert_eq!(content_length(&bytes), expected, "{b:#x} at {at}");
+                // Bytes that borrow from one another must not hide a control character.
+                let mut bytes = [0xff; 20];
+                bytes[at] = b;
+                assert_eq!(
+                    content_length(&bytes),
+                    expected,
+                    "{b:#x} at {at} among 0xff"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn faults_name_the_line() {
+        let copy = |fields: &[u8]| copy_fields(&mut Vec::new(), fields).unwrap_err();
+        for bad in [
+            &b"a: b\r\n: c\r\n"[..],
+            b"a: b\r\nb c: d\r\n",
+            b"a: b\r\nb : d\r\n",
+            b"a: b\r\n c\r\n",
+            b"a: b\r\n\tc\r\n",
+            b"a: b\r\n\r\n",
+            b"a: b\r\nb\r\n",
+            b"a: b\r\nb",
+            b"a: b\r\n\xff: c\r\n",
+            b"a: b\r\n\n",
+        ] {
+            assert_eq!(copy(bad), WorkerHeadFault::Name { line: 2 }, "{bad:?}");
+        }
+        for bad in [
+            &b"a: b\r\nc: d\n"[..],
+            b"a: b\r\nc: d\r",
+            b"a: b\r\nc: d",
+            b"a: b\r\nc:",
+            b"a: b\r\nc: \0\r\n",
+            b"a: b\r\nc: d\re: f\r\n",
+            b"a: b\r\nc: d\ne: f\r\n",
+            b"a: b\r\nc: \x7f\r\n",
+            b"a: b\r\nc: 0123456789\x1b0123456789\r\n",
+            b"a: b\r\nc: d\r\r\n",
+        ] {
+            assert_eq!(copy(bad), WorkerHeadFault::Value { line: 2 }, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        let lines = |count| b"a:\r\n".repeat(count);
+        assert!(copy_fields(&mut Vec::new(), &lines(MAX_FIELDS)).is_ok());
+        assert_eq!(
+            copy_fields(&mut Vec::new(), &lines(MAX_FIELDS + 1)),
+            Err(WorkerHeadFault::TooManyFields)
+        );
+        let long = |len: usize| {
+            let mut line = b"a:".to_vec();
+            line.resize(len - 2, b'x');
+            line.extend_from_slice(b"\r\n");
+            line
+        };
+        assert!(copy_fields(&mut Vec::new(), &long(MAX_RESPONSE_HEAD)).is_ok());
+        assert_eq!(
+            copy_fields(&mut Vec::new(), &long(MAX_RESPONSE_HEAD + 1)),
+            Err(WorkerHeadFault::TooLong(MAX_RESPONSE_HEAD + 1))
+        );
+    }
+
+    #[test]
+    fn every_fault_reads_well() {
+        for fault in [
+            WorkerHeadFault::Status(99),
+            WorkerHeadFault::TooLong(99_999),
+            WorkerHeadFault::TooManyFields,
+            WorkerHeadFault::Name { line: 7 },
+            WorkerHeadFault::Value { line: 7 },
+        ] {
+            assert!(fault.to_string().contains("; "), "says what to do: {fault}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What the protocol code costs per message. `httparse` on the same bytes is the floor for a request
+//! head: it finds the tokens and decides nothing.
+
+use std::hint::black_box;
+use std::mem::MaybeUninit;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use slotway::http::{
+    BodyFraming, ChunkDecoder, ChunkStep, HeadScanner, HeadStyle, LAST_CHUNK, chunk_prefix,
+    encode_own_head, encode_worker_head, imf_fixdate, parse_head,
+};
+use slotway::limits::MAX_FIELDS;
+use slotway::message::{RequestHead, Version};
+
+/// What a load generator sends.
+const SMALL: &[u8] = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:3200\r\n\r\n";
+
+/// Twelve fields, as a browser sends them.
+const BROWSER: &[u8] = b"GET /items/1234?view=full&lang=en HTTP/1.1\r\n\
+Host: shop.example.com\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\n\
+Accept-Encoding: gzip, deflate, br, zstd\r\n\
+Connection: keep-alive\r\n\
+Cookie: session=6f1ed002ab5595859014ebf0951522d9; theme=dark; consent=analytics%3Dno\r\n\
+Upgrade-Insecure-Requests: 1\r\n\
+Sec-Fetch-Dest: document\r\n\
+Sec-Fetch-Mode: navigate\r\n\
+Sec-Fetch-Site: same-origin\r\n\
+Priority: u=0, i\r\n\r\n";
+
+fn request_heads(c: &mut Criterion) {
+    for (name, bytes) in [("small", SMALL), ("browser", BROWSER)] {
+        let mut group = c.benchmark_group(format!("request_head/{name}"));
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        group.bench_function("scan_and_parse", |b| {
+            let mut head = RequestHead::default();
+            b.iter(|| {
+                let bytes = black_box(bytes);
+                let mut scanner = HeadScanner::default();
+                let bounds = scanner.scan(bytes).unwrap().unwrap();
+                parse_head(&bytes[bounds.start..bounds.end], &mut head).unwrap();
+                black_box(&head);
+            });
+        });
+        group.bench_function("scan", |b| {
+            b.iter(|| HeadScanner::default().scan(black_box(bytes)));
+        });
+        group.bench_function("httparse_alone", |b| {
+            b.iter(|| {
+                let mut lines = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+                let mut request = httparse::Request::new(&mut []);
+                let parsed = request.parse_with_uninit_headers(black_box(bytes), &mut lines);
+                assert!(parsed.is_ok_and(|status| status.is_complete()));
+                black_box(&request);
+            });
+        });
+        group.finish();
+    }
+}
+
+fn response_heads(c: &mut Criterion) {
+    const FIELDS: &[u8] = b"content-type: application/json\r\n\
+                            cache-control: no-store\r\n\
+                            x-request-id: 6f1ed002-ab55-9585-9014-ebf0951522d9\r\n";
+    let date = imf_fixdate(784_111_777);
+    let style = HeadStyle {
+        version: Version::Http11,
+        keep_alive: true,
+        date: &date,
+        cors: true,
+    };
+    let mut group = c.benchmark_group("response_head");
+    let mut out = Vec::with_capacity(1024);
+    group.bench_function("worker_3_fields", |b| {
+        b.iter(|| {
+            out.clear();
+            let framing = BodyFraming::Length(black_box(1234));
+            encode_worker_head(&mut out, black_box(200), black_box(FIELDS), framing, &style)
+                .unwrap();
+            black_box(&out);
+        });
+    });
+    group.bench_function("own_1_field", |b| {
+        b.iter(|| {
+            out.clear();
+            let fields = [("content-type", "application/problem+json")];
+            let framing = BodyFraming::Length(black_box(123));
+            encode_own_head(&mut out, black_box(404), &fields, framing, &style);
+            black_box(&out);
+        });
+    });
+    group.bench_function("imf_fixdate", |b| {
+        b.iter(|| imf_fixdate(black_box(1_900_000_000)))
+    });
+    group.finish();
+}
+
+fn chunked_bodies(c: &mut Criterion) {
+    let mut group = c.benchmark_group("chunked");
+    for (name, chunk, count) in [("16_byte_chunks", 16, 256), ("16_kib_chunks", 16_384, 4)] {
+        let mut body = Vec::new();
+        for _ in 0..count {
+            body.extend_from_slice(chunk_prefix(chunk).as_bytes());
+            body.resize(body.len() + chunk, b'x');
+            body.extend_from_slice(b"\r\n");
+        }
+        body.extend_from_slice(LAST_CHUNK);
+        group.throughput(Throughput::Elements(count));
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let mut decoder = ChunkDecoder::default();
+                let (mut at, mut data) = (0, 0);
+                loop {
+                    match decoder.advance(&black_box(&body[..])[at..]).unwrap() {
+                        ChunkStep::Data(range) => {
+                            at += range.end;
+                            data += range.len();
+                        }
+                        ChunkStep::End(_) => break,
+                        ChunkStep::NeedMore => unreachable!("the body is whole"),
+                    }
+                }
+                assert_eq!(data, chunk * count as usize);
+            });
+        });
+    }
+    group.bench_function("prefix", |b| b.iter(|| chunk_prefix(black_box(65_536))));
+    group.finish();
+}
+
+criterion_group!(benches, request_heads, response_heads, chunked_bodies);
+criterion_main!(benches);
