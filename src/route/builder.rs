@@ -276,6 +276,15 @@ impl Branch {
     }
 }
 
+/// A branch whose place in the arrays is still to come.
+struct Waiting {
+    branch: u32,
+    /// The literal that leads to it; the root and parameters have none.
+    label: Option<Box<[u8]>>,
+    /// The node above.
+    parent: u32,
+}
+
 /// The arrays of a tree as they are filled.
 struct Layout {
     nodes: Vec<Node>,
@@ -287,8 +296,17 @@ struct Layout {
 impl Layout {
     /// Places every branch, a parent before its children and a subtree in one run.
     fn place_all(&mut self, branches: &mut [Branch]) {
-        let mut waiting: Vec<(u32, Option<Box<[u8]>>, u32)> = vec![(0, None, NONE)];
-        while let Some((first, label, parent)) = waiting.pop() {
+        let mut waiting = vec![Waiting {
+            branch: 0,
+            label: None,
+            parent: NONE,
+        }];
+        while let Some(Waiting {
+            branch: first,
+            label,
+            parent,
+        }) = waiting.pop()
+        {
             let id = self.nodes.len() as u32;
             let label_at = self.labels.len();
             let head = label.as_deref().map_or(0, |label| scan(label, 0, 0).head);
@@ -308,6 +326,7 @@ impl Layout {
             let here = self.endpoint(&mut branch.here);
             let rest = self.endpoint(&mut branch.rest);
             self.nodes.push(Node {
+                firsts: 0,
                 head,
                 label: label_at as u32,
                 label_len: label_len as u16,
@@ -326,16 +345,17 @@ impl Layout {
                 }
             }
 
-            if let Some(param) = branch.param {
-                waiting.push((param, None, id));
-            }
+            waiting.extend(branch.param.map(|branch| Waiting {
+                branch,
+                label: None,
+                parent: id,
+            }));
             let literals = std::mem::take(&mut branch.literals);
-            waiting.extend(
-                literals
-                    .into_iter()
-                    .rev()
-                    .map(|(label, child)| (child, Some(label), id)),
-            );
+            waiting.extend(literals.into_iter().rev().map(|(label, branch)| Waiting {
+                branch,
+                label: Some(label),
+                parent: id,
+            }));
         }
     }
 
