@@ -88,9 +88,7 @@ pub(super) fn are_equal_after_head(a: &[u8], b: &[u8]) -> bool {
 #[inline(always)]
 fn word_of_segment(path: &[u8], at: usize) -> (u64, usize) {
     let word = load(path, at);
-    // The classic zero-byte test on `word ^ SLASHES`; its lowest hit is always exact.
-    let rest = word ^ SLASHES;
-    let hits = rest.wrapping_sub(LOW_BITS) & !rest & HIGH_BITS;
+    let hits = zero_bytes(word ^ SLASHES);
     if hits != 0 {
         // Every bit up to the hit, less the eight of the slash itself.
         let before = (hits ^ (hits - 1)) >> 8;
@@ -98,6 +96,20 @@ fn word_of_segment(path: &[u8], at: usize) -> (u64, usize) {
     } else {
         (word, (path.len() - at).min(WORD))
     }
+}
+
+/// Index of the first byte of a little-endian word that equals `wanted`.
+#[inline(always)]
+pub(super) fn index_of(word: u64, wanted: u8) -> Option<u32> {
+    let hits = zero_bytes(word ^ (LOW_BITS * u64::from(wanted)));
+    (hits != 0).then(|| hits.trailing_zeros() / 8)
+}
+
+/// The high bit of each zero byte of a word. Above the lowest hit, which is exact, a borrow can
+/// make others up.
+#[inline(always)]
+const fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS
 }
 
 /// Up to eight bytes of `bytes` from `at` on, little-endian, zero where `bytes` has ended.
@@ -164,6 +176,25 @@ mod tests {
                         if len > 8 && i >= 8 {
                             assert!(!are_equal_after_head(&bare, &other));
                         }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn finds_the_first_of_equal_bytes() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                for other in [0, 1, 0x7f, 0x80, 0xff, byte ^ 1, byte ^ 0x80] {
+                    let mut bytes = [other; 8];
+                    bytes[at] = byte;
+                    bytes[7] = byte;
+                    let found = index_of(u64::from_le_bytes(bytes), byte);
+                    let expected = bytes.iter().position(|b| *b == byte).unwrap();
+                    assert_eq!(found, Some(expected as u32), "{byte} in {bytes:?}");
+                    if other != byte {
+                        assert_eq!(index_of(u64::from_le_bytes([other; 8]), byte), None);
                     }
                 }
             }

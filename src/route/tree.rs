@@ -2,12 +2,14 @@
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
-use super::segment::{SPREAD, Segment, are_equal, are_equal_after_head, end_of, mix, scan};
+use super::segment::{
+    SPREAD, Segment, are_equal, are_equal_after_head, end_of, index_of, mix, scan,
+};
 use crate::message::{Method, Params, Span};
 
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;
-/// Several literal children: they are found through the hash slots.
+/// Literal children that are too many or too alike for a block: they are in the hash slots.
 pub(super) const HASHED: u32 = u32::MAX - 1;
 
 /// The routes at one place of the tree: which methods there are, and where the target of the
@@ -24,10 +26,11 @@ pub(super) struct Endpoint {
 /// follow, that literal is folded into the node as its tail (`/items/all`), so that a chain of
 /// literals costs one comparison.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(align(64))] // One cache line each.
 pub(super) struct Node {
-    /// Which bytes the labels of hashed children begin with, as [`first_bit`] counts them; spares
-    /// most misses the hashing.
+    /// What the labels of the literal children begin with. For a listed block, the byte of child
+    /// `i` is byte `i`, see [`list_firsts`]. For hashed children, a set as [`first_bit`] counts,
+    /// which spares most misses the hashing.
     pub firsts: u64,
     /// First eight bytes of the literal segment that leads here.
     pub head: u64,
@@ -37,7 +40,7 @@ pub(super) struct Node {
     pub tail_len: u16,
     /// The node above; hash slots are shared by all nodes, so a candidate must name its parent.
     pub parent: u32,
-    /// The only literal child, [`HASHED`] or [`NONE`].
+    /// The first of a block of literal children, [`HASHED`] or [`NONE`].
     pub literal: u32,
     /// The child behind a parameter, or [`NONE`].
     pub param: u32,
@@ -49,10 +52,54 @@ pub(super) struct Node {
 
 const _: () = assert!(size_of::<Node>() == 64, "a node fills one cache line");
 
-/// The bit that stands for a segment's first byte; an empty segment counts as a slash.
+impl Node {
+    /// A node without label, children and routes.
+    pub(super) const EMPTY: Node = Node {
+        firsts: 0,
+        head: 0,
+        label: 0,
+        label_len: 0,
+        tail_len: 0,
+        parent: NONE,
+        literal: NONE,
+        param: NONE,
+        here: Endpoint::NONE,
+        rest: Endpoint::NONE,
+    };
+}
+
+impl Endpoint {
+    const NONE: Endpoint = Endpoint {
+        first: 0,
+        methods: MethodSet::EMPTY,
+    };
+}
+
+/// The first bytes of a block of literal children, if a block can hold them: there are one to
+/// eight, and no two begin alike.
+pub(super) fn list_firsts<'a>(mut labels: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+    // Places without a child repeat the first one, which is then found before them.
+    let mut firsts = [first_byte(labels.next()?.first()); 8];
+    for (i, label) in (1..).zip(labels) {
+        let first = first_byte(label.first());
+        if i == firsts.len() || firsts[..i].contains(&first) {
+            return None;
+        }
+        firsts[i] = first;
+    }
+    Some(u64::from_le_bytes(firsts))
+}
+
+/// The bit that stands for a segment's first byte.
 #[inline(always)]
 fn first_bit(first: Option<&u8>) -> u64 {
-    1 << (first.unwrap_or(&b'/') & 63)
+    1 << (first_byte(first) & 63)
+}
+
+/// The first byte of a segment; an empty one has that of the slash after it.
+#[inline(always)]
+fn first_byte(first: Option<&u8>) -> u8 {
+    *first.unwrap_or(&b'/')
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -185,44 +232,68 @@ impl Tree {
                 NONE => None,
                 HASHED if node.firsts & first_bit(path.get(start)) == 0 => None,
                 HASHED => self.hashed_child(id, path, start),
-                only => self.only_child(only, path, start),
+                block => self.listed_child(block, node.firsts, path, start),
             };
             let has_rest = !node.rest.methods.is_empty();
-            if let Some((child, end)) = child {
-                if node.param == NONE && !has_rest {
-                    (id, at) = (child, end);
-                    continue;
+            (id, at) = match child {
+                Some(child) if node.param == NONE && !has_rest => child,
+                Some((child, end)) => {
+                    return self
+                        .walk(child, end, depth, search)
+                        .or_else(|| self.walk_weaker(node, start, depth, search));
                 }
-                if let Some(found) = self.walk(child, end, depth, search) {
+                None if node.param != NONE && !has_rest => {
+                    let end = end_of(path, start);
+                    if end == start {
+                        return None;
+                    }
+                    search.push(start, end);
+                    depth += 1;
+                    (node.param, end)
+                }
+                None => return self.walk_weaker(node, start, depth, search),
+            };
+        }
+    }
+
+    /// Tries what ranks below a literal for the segment at `start`: the parameter, then the
+    /// catch-all.
+    #[inline(never)]
+    fn walk_weaker(
+        &self,
+        node: &Node,
+        start: usize,
+        depth: usize,
+        search: &mut Search<'_>,
+    ) -> Option<u32> {
+        search.params.truncate(depth);
+        if node.param != NONE {
+            let end = end_of(search.path, start);
+            if end > start {
+                search.push(start, end);
+                if let Some(found) = self.walk(node.param, end, depth + 1, search) {
                     return Some(found);
                 }
                 search.params.truncate(depth);
             }
-            if node.param != NONE {
-                let end = end_of(path, start);
-                if end > start {
-                    search.push(start, end);
-                    if !has_rest {
-                        (id, at, depth) = (node.param, end, depth + 1);
-                        continue;
-                    }
-                    if let Some(found) = self.walk(node.param, end, depth + 1, search) {
-                        return Some(found);
-                    }
-                    search.params.truncate(depth);
-                }
-            }
-            if !has_rest || start == path.len() {
-                return None;
-            }
-            search.push(start, path.len());
-            return search.take(node.rest);
         }
+        if node.rest.methods.is_empty() || start == search.path.len() {
+            return None;
+        }
+        search.push(start, search.path.len());
+        search.take(node.rest)
     }
 
-    /// The one literal child, if the segment at `start` is its label, and where the segment ends.
+    /// The literal child of a block whose label is the segment at `start`, and where that ends.
     #[inline(always)]
-    fn only_child(&self, child: u32, path: &[u8], start: usize) -> Option<(u32, usize)> {
+    fn listed_child(
+        &self,
+        block: u32,
+        firsts: u64,
+        path: &[u8],
+        start: usize,
+    ) -> Option<(u32, usize)> {
+        let child = block + index_of(firsts, first_byte(path.get(start)))?;
         let node = &self.nodes[child as usize];
         let end = start + usize::from(node.label_len);
         let part = path.get(start..end)?;
