@@ -9,7 +9,7 @@ use super::methods::MethodSet;
 use super::pattern::{Pattern, PatternSegment};
 use super::segment::scan;
 use super::table::{Route, RouteTable};
-use super::tree::{Endpoint, HASHED, NONE, Node, Tree};
+use super::tree::{Endpoint, HASHED, NONE, Node, Tree, list_firsts};
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
 
@@ -276,6 +276,17 @@ impl Branch {
     }
 }
 
+/// A branch whose place in the arrays is still to come.
+struct Waiting {
+    branch: u32,
+    /// The place that its parent keeps for it.
+    id: u32,
+    /// The literal that leads to it; the root and parameters have none.
+    label: Option<Box<[u8]>>,
+    /// The node above.
+    parent: u32,
+}
+
 /// The arrays of a tree as they are filled.
 struct Layout {
     nodes: Vec<Node>,
@@ -285,57 +296,66 @@ struct Layout {
 }
 
 impl Layout {
-    /// Places every branch, a parent before its children and a subtree in one run.
+    /// Places every branch. The children of a node stand side by side.
     fn place_all(&mut self, branches: &mut [Branch]) {
-        let mut waiting: Vec<(u32, Option<Box<[u8]>>, u32)> = vec![(0, None, NONE)];
-        while let Some((first, label, parent)) = waiting.pop() {
-            let id = self.nodes.len() as u32;
+        self.nodes.push(Node::EMPTY);
+        let mut waiting = vec![Waiting {
+            branch: 0,
+            id: 0,
+            label: None,
+            parent: NONE,
+        }];
+        while let Some(at) = waiting.pop() {
+            let label = at.label.as_deref().unwrap_or(&[]);
             let label_at = self.labels.len();
-            let head = label.as_deref().map_or(0, |label| scan(label, 0, 0).head);
-            self.labels
-                .extend_from_slice(label.as_deref().unwrap_or(&[]));
-            let label_len = self.labels.len() - label_at;
-
-            let mut last = first as usize;
-            while let Some((label, child)) = branches[last].only_literal() {
+            self.labels.extend_from_slice(label);
+            let mut last = at.branch as usize;
+            while let Some((next, child)) = branches[last].only_literal() {
                 self.labels.push(b'/');
-                self.labels.extend_from_slice(label);
+                self.labels.extend_from_slice(next);
                 last = child as usize;
             }
-            let tail_len = self.labels.len() - label_at - label_len;
+            let tail_len = self.labels.len() - label_at - label.len();
 
             let branch = &mut branches[last];
+            let literals = std::mem::take(&mut branch.literals);
+            let listed = list_firsts(literals.keys().map(|label| &**label));
+            let block = self.nodes.len() as u32;
+            let after_block = block + literals.len() as u32;
             let here = self.endpoint(&mut branch.here);
             let rest = self.endpoint(&mut branch.rest);
-            self.nodes.push(Node {
-                head,
+            self.nodes[at.id as usize] = Node {
+                firsts: listed.unwrap_or(0),
+                head: scan(label, 0, 0).head,
                 label: label_at as u32,
-                label_len: label_len as u16,
+                label_len: label.len() as u16,
                 tail_len: tail_len as u16,
-                parent,
-                literal: NONE,
-                param: NONE,
+                parent: at.parent,
+                literal: match listed {
+                    Some(_) => block,
+                    None if literals.is_empty() => NONE,
+                    None => HASHED,
+                },
+                param: branch.param.map_or(NONE, |_| after_block),
                 here,
                 rest,
-            });
-            if let Some(above) = self.nodes.get_mut(parent as usize) {
-                match (&label, above.literal) {
-                    (None, _) => above.param = id,
-                    (Some(_), NONE) => above.literal = id,
-                    (Some(_), _) => above.literal = HASHED,
-                }
-            }
+            };
 
-            if let Some(param) = branch.param {
-                waiting.push((param, None, id));
-            }
-            let literals = std::mem::take(&mut branch.literals);
-            waiting.extend(
-                literals
-                    .into_iter()
-                    .rev()
-                    .map(|(label, child)| (child, Some(label), id)),
-            );
+            waiting.extend(branch.param.map(|branch| Waiting {
+                branch,
+                id: after_block,
+                label: None,
+                parent: at.id,
+            }));
+            let literals = literals.into_iter().zip(block..);
+            waiting.extend(literals.map(|((label, branch), id)| Waiting {
+                branch,
+                id,
+                label: Some(label),
+                parent: at.id,
+            }));
+            let end = after_block as usize + usize::from(branch.param.is_some());
+            self.nodes.resize(end, Node::EMPTY);
         }
     }
 

@@ -237,7 +237,7 @@ impl Input<'_> {
         let mut path = Vec::new();
         for _ in 0..1 + self.next() % 7 {
             let choice = self.next() as usize % 32;
-            path.push(b'/');
+            path.extend_from_slice(b"/");
             match LITERALS.get(choice) {
                 Some(literal) => path.extend_from_slice(literal.as_bytes()),
                 None if choice < 28 => path.push(b"ab"[choice % 2]),

@@ -22,14 +22,24 @@ pub(super) struct Segment {
 }
 
 /// The segment of `path` that begins at `start`, hashed under `key`.
+///
+/// The hash hangs on nothing but the path, so that a processor can compute it ahead while it still
+/// waits for the node to which the segment before led.
 #[inline(always)]
 pub(super) fn scan(path: &[u8], start: usize, key: u64) -> Segment {
     let (head, mut len) = word_of_segment(path, start);
-    let mut hash = mix(key, head);
     let mut end = start + len;
+    if len < WORD {
+        let hash = mix(key ^ head, SPREAD);
+        return Segment { end, head, hash };
+    }
+    let (second, more) = word_of_segment(path, end);
+    let mut hash = mix(key ^ head, SPREAD ^ second);
+    end += more;
+    len = more;
     while len == WORD {
         let (word, more) = word_of_segment(path, end);
-        hash = mix(hash, word);
+        hash = mix(hash ^ word, SPREAD);
         end += more;
         len = more;
     }
@@ -49,21 +59,28 @@ pub(super) fn end_of(path: &[u8], start: usize) -> usize {
     }
 }
 
-/// Whether `path` goes on at `at` with `labels[from..from + len]`.
+/// Whether two slices of the same length hold the same bytes. Made for short ones: overlapping
+/// loads take the place of a loop and of a call.
 #[inline(always)]
-pub(super) fn goes_on_with(path: &[u8], at: usize, labels: &[u8], from: usize, len: usize) -> bool {
-    if path.len() - at < len {
-        return false;
+pub(super) fn are_equal(a: &[u8], b: &[u8]) -> bool {
+    debug_assert_eq!(a.len(), b.len());
+    if let (Some(first_a), Some(last_a)) = (a.first_chunk::<WORD>(), a.last_chunk::<WORD>()) {
+        return Some(first_a) == b.first_chunk()
+            && Some(last_a) == b.last_chunk()
+            && (a.len() <= 2 * WORD || a == b);
     }
-    let mut done = 0;
-    while done + WORD < len {
-        if load(path, at + done) != load(labels, from + done) {
-            return false;
-        }
-        done += WORD;
+    if let (Some(first_a), Some(last_a)) = (a.first_chunk::<4>(), a.last_chunk::<4>()) {
+        return Some(first_a) == b.first_chunk() && Some(last_a) == b.last_chunk();
     }
-    let differing = load(path, at + done) ^ load(labels, from + done);
-    differing & low_bytes(len - done) == 0
+    // At most three bytes: the first, the middle and the last are all of them.
+    a.first() == b.first() && a.get(a.len() / 2) == b.get(b.len() / 2) && a.last() == b.last()
+}
+
+/// The same where the first eight bytes are known to be equal and there are more.
+#[inline(always)]
+pub(super) fn are_equal_after_head(a: &[u8], b: &[u8]) -> bool {
+    debug_assert_eq!(a.len(), b.len());
+    a.last_chunk::<WORD>() == b.last_chunk() && (a.len() <= 2 * WORD || a == b)
 }
 
 /// The next bytes of the segment at `at`, at most a word, zero-padded, and how many they are.
@@ -71,15 +88,28 @@ pub(super) fn goes_on_with(path: &[u8], at: usize, labels: &[u8], from: usize, l
 #[inline(always)]
 fn word_of_segment(path: &[u8], at: usize) -> (u64, usize) {
     let word = load(path, at);
-    // The classic zero-byte test on `word ^ SLASHES`; its lowest hit is always exact.
-    let rest = word ^ SLASHES;
-    let hits = rest.wrapping_sub(LOW_BITS) & !rest & HIGH_BITS;
+    let hits = zero_bytes(word ^ SLASHES);
     if hits != 0 {
-        let len = hits.trailing_zeros() as usize / 8;
-        (word & low_bytes(len), len)
+        // Every bit up to the hit, less the eight of the slash itself.
+        let before = (hits ^ (hits - 1)) >> 8;
+        (word & before, hits.trailing_zeros() as usize / 8)
     } else {
         (word, (path.len() - at).min(WORD))
     }
+}
+
+/// Index of the first byte of a little-endian word that equals `wanted`.
+#[inline(always)]
+pub(super) fn index_of(word: u64, wanted: u8) -> Option<u32> {
+    let hits = zero_bytes(word ^ (LOW_BITS * u64::from(wanted)));
+    (hits != 0).then(|| hits.trailing_zeros() / 8)
+}
+
+/// The high bit of each zero byte of a word. Above the lowest hit, which is exact, a borrow can
+/// make others up.
+#[inline(always)]
+const fn zero_bytes(word: u64) -> u64 {
+    word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS
 }
 
 /// Up to eight bytes of `bytes` from `at` on, little-endian, zero where `bytes` has ended.
@@ -90,33 +120,25 @@ fn load(bytes: &[u8], at: usize) -> u64 {
     if let Some(word) = rest.first_chunk() {
         return u64::from_le_bytes(*word);
     }
-    if rest.is_empty() {
-        return 0;
-    }
     match bytes.last_chunk() {
         // The last whole word covers the rest; what precedes the rest is shifted out.
-        Some(word) => u64::from_le_bytes(*word) >> (8 * (WORD - rest.len())),
-        None => rest
-            .iter()
-            .rev()
-            .fold(0, |word, byte| word << 8 | u64::from(*byte)),
+        Some(word) if !rest.is_empty() => u64::from_le_bytes(*word) >> (8 * (WORD - rest.len())),
+        _ => load_short(rest),
     }
 }
 
-/// A mask for the first `len` bytes of a little-endian word; `len` is at most eight.
-#[inline(always)]
-const fn low_bytes(len: usize) -> u64 {
-    if len == WORD {
-        u64::MAX
-    } else {
-        (1 << (8 * len)) - 1
-    }
+/// The same for a path of fewer than eight bytes in all.
+#[inline(never)]
+fn load_short(rest: &[u8]) -> u64 {
+    rest.iter()
+        .rev()
+        .fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// Folds the 128-bit product, so that every input bit reaches the low and the high half.
 #[inline(always)]
-fn mix(hash: u64, word: u64) -> u64 {
-    let product = u128::from(hash ^ word) * u128::from(SPREAD);
+pub(super) fn mix(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
 }
 
@@ -143,18 +165,36 @@ mod tests {
                     assert_eq!(found.hash, alone.hash);
                     assert_eq!(found.head, alone.head);
                     assert_ne!(found.hash, scan(&path, before, 8).hash);
-                    assert!(goes_on_with(&path, before, &bare, 0, len));
-                    assert!(!goes_on_with(
-                        &bare,
-                        0,
-                        &[bare.as_slice(), b"z"].concat(),
-                        0,
-                        len + 1
-                    ));
+                    assert!(are_equal(&path[before..before + len], &bare));
+                    if len > 8 {
+                        assert!(are_equal_after_head(&path[before..before + len], &bare));
+                    }
                     for i in 0..len {
                         let mut other = bare.clone();
                         other[i] ^= 0x80;
-                        assert!(!goes_on_with(&path, before, &other, 0, len));
+                        assert!(!are_equal(&bare, &other));
+                        if len > 8 && i >= 8 {
+                            assert!(!are_equal_after_head(&bare, &other));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn finds_the_first_of_equal_bytes() {
+        for byte in 0..=u8::MAX {
+            for at in 0..8 {
+                for other in [0, 1, 0x7f, 0x80, 0xff, byte ^ 1, byte ^ 0x80] {
+                    let mut bytes = [other; 8];
+                    bytes[at] = byte;
+                    bytes[7] = byte;
+                    let found = index_of(u64::from_le_bytes(bytes), byte);
+                    let expected = bytes.iter().position(|b| *b == byte).unwrap();
+                    assert_eq!(found, Some(expected as u32), "{byte} in {bytes:?}");
+                    if other != byte {
+                        assert_eq!(index_of(u64::from_le_bytes([other; 8]), byte), None);
                     }
                 }
             }

@@ -139,6 +139,11 @@ impl<T> RouteTable<T> {
         self.routes.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
     /// Most ways through the tree that one search can have to follow, whatever the path.
     pub fn worst_trails(&self) -> usize {
         self.trails
@@ -149,5 +154,273 @@ impl<T> Default for RouteTable<T> {
     /// A table in which nothing is found.
     fn default() -> Self {
         RouteTableBuilder::new().build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::MAX_TARGET;
+    use crate::route::InsertError;
+
+    fn table(routes: &[(Method, &'static str)]) -> RouteTable<&'static str> {
+        let mut builder = RouteTableBuilder::with_seed(42);
+        for (method, text) in routes {
+            let pattern = Pattern::parse(text).unwrap();
+            builder.insert(*method, &pattern, *text).unwrap();
+        }
+        builder.build()
+    }
+
+    fn gets(patterns: &[&'static str]) -> RouteTable<&'static str> {
+        let routes: Vec<_> = patterns.iter().map(|text| (Method::Get, *text)).collect();
+        table(&routes)
+    }
+
+    /// The pattern that a GET finds and its parameters, or nothing.
+    fn get<'p>(
+        table: &RouteTable<&'static str>,
+        path: &'p str,
+    ) -> Option<(&'static str, Vec<&'p str>)> {
+        let mut params = Params::default();
+        match table.lookup(Method::Get, path.as_bytes(), 0, &mut params) {
+            Lookup::Found { target, .. } => {
+                let values = params.as_slice().iter().map(|span| &path[span.range()]);
+                Some((*target, values.collect()))
+            }
+            Lookup::NotFound => None,
+            Lookup::NotAllowed(methods) => panic!("{path}: only {methods}"),
+        }
+    }
+
+    fn request<'t>(
+        table: &'t RouteTable<&'static str>,
+        method: Method,
+        path: &str,
+    ) -> Lookup<'t, &'static str> {
+        table.lookup(method, path.as_bytes(), 0, &mut Params::default())
+    }
+
+    #[test]
+    fn an_empty_table_finds_nothing() {
+        let table = RouteTable::<&'static str>::default();
+        for path in ["", "/", "*", "/a", "//"] {
+            assert_eq!(get(&table, path), None, "{path}");
+        }
+        assert!(table.is_empty());
+        assert_eq!(table.iter().len(), 0);
+    }
+
+    #[test]
+    fn a_literal_beats_a_parameter_beats_a_catch_all() {
+        let table = gets(&["/{*rest}", "/{x}", "/a", "/{x}/b", "/a/{y}"]);
+        assert_eq!(get(&table, "/a"), Some(("/a", vec![])));
+        assert_eq!(get(&table, "/c"), Some(("/{x}", vec!["c"])));
+        assert_eq!(get(&table, "/a/b"), Some(("/a/{y}", vec!["b"])));
+        assert_eq!(get(&table, "/c/b"), Some(("/{x}/b", vec!["c"])));
+        assert_eq!(get(&table, "/c/d"), Some(("/{*rest}", vec!["c/d"])));
+        assert_eq!(get(&table, "/"), None);
+    }
+
+    #[test]
+    fn a_dead_end_behind_a_literal_is_left_again() {
+        let table = gets(&["/a/{x}/c", "/a/b/d", "/{x}/{*rest}"]);
+        assert_eq!(get(&table, "/a/b/c"), Some(("/a/{x}/c", vec!["b"])));
+        assert_eq!(get(&table, "/a/b/d"), Some(("/a/b/d", vec![])));
+        let last = get(&table, "/a/b/e");
+        assert_eq!(last, Some(("/{x}/{*rest}", vec!["a", "b/e"])));
+    }
+
+    #[test]
+    fn parameters_of_a_left_way_do_not_stay() {
+        let table = gets(&["/a/{x}/{y}/c", "/{p}/{*rest}", "/a/{x}/{*rest}"]);
+        assert_eq!(get(&table, "/a/1/2/c").unwrap().1, ["1", "2"]);
+        let shorter = get(&table, "/a/1/2/d");
+        assert_eq!(shorter, Some(("/a/{x}/{*rest}", vec!["1", "2/d"])));
+        assert_eq!(get(&table, "/a/1"), Some(("/{p}/{*rest}", vec!["a", "1"])));
+    }
+
+    #[test]
+    fn slashes_and_dots_mean_what_they_say() {
+        let table = gets(&["/a", "/b/", "/c//d", "/e/{x}", "/f/{*x}", "/g/../h"]);
+        for (path, expected) in [
+            ("/a", Some("/a")),
+            ("/a/", None),
+            ("//a", None),
+            ("/b", None),
+            ("/b/", Some("/b/")),
+            ("/c//d", Some("/c//d")),
+            ("/c/d", None),
+            ("/e/", None),
+            ("/e", None),
+            ("/e/x/", None),
+            ("/e/..", Some("/e/{x}")),
+            ("/f", None),
+            ("/f/", None),
+            ("/f//", Some("/f/{*x}")),
+            ("/f/x/", Some("/f/{*x}")),
+            ("/h", None),
+            ("/g/../h", Some("/g/../h")),
+            ("/x/../a", None),
+        ] {
+            assert_eq!(get(&table, path).map(|found| found.0), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_decoded() {
+        let table = gets(&["/a/{x}", "/a%2Fb", "/%61"]);
+        assert_eq!(get(&table, "/a/x%2Fy"), Some(("/a/{x}", vec!["x%2Fy"])));
+        assert_eq!(get(&table, "/a%2Fb"), Some(("/a%2Fb", vec![])));
+        assert_eq!(get(&table, "/a%2fb"), None);
+        assert_eq!(get(&table, "/%61"), Some(("/%61", vec![])));
+        assert_eq!(get(&table, "/a"), None);
+    }
+
+    #[test]
+    fn a_better_pattern_without_the_method_is_passed_over() {
+        let table = table(&[
+            (Method::Get, "/a/b"),
+            (Method::Post, "/a/{x}"),
+            (Method::Delete, "/{*rest}"),
+        ]);
+        let found = |target, matched_method| Lookup::Found {
+            target,
+            matched_method,
+        };
+        use Method::*;
+        assert_eq!(request(&table, Post, "/a/b"), found(&"/a/{x}", Post));
+        assert_eq!(request(&table, Delete, "/a/b"), found(&"/{*rest}", Delete));
+        let allowed = [Get, Head, Post, Delete, Options].into_iter().collect();
+        assert_eq!(request(&table, Put, "/a/b"), Lookup::NotAllowed(allowed));
+        let allowed = [Post, Delete, Options].into_iter().collect();
+        assert_eq!(request(&table, Get, "/a/c"), Lookup::NotAllowed(allowed));
+        assert_eq!(request(&table, Get, "/"), Lookup::NotFound);
+    }
+
+    #[test]
+    fn head_falls_back_to_get_only_if_no_head_route_matches() {
+        use Method::*;
+        let found = |target, matched_method| Lookup::Found {
+            target,
+            matched_method,
+        };
+        let gets_only = table(&[(Get, "/a"), (Post, "/b")]);
+        assert_eq!(request(&gets_only, Head, "/a"), found(&"/a", Get));
+        let allowed = [Post, Options].into_iter().collect();
+        assert_eq!(request(&gets_only, Head, "/b"), Lookup::NotAllowed(allowed));
+        assert_eq!(request(&gets_only, Head, "/c"), Lookup::NotFound);
+        let both = table(&[(Get, "/a/b"), (Get, "/c/{x}"), (Head, "/a/{x}")]);
+        // A HEAD route wins over a better GET route.
+        assert_eq!(request(&both, Head, "/a/b"), found(&"/a/{x}", Head));
+        let mut params = Params::default();
+        let fallen = both.lookup(Head, b"/c/x", 7, &mut params);
+        assert_eq!(fallen, found(&"/c/{x}", Get));
+        assert_eq!(params.as_slice(), [crate::message::Span::new(10, 1)]);
+        assert_eq!(request(&both, Head, "/c"), Lookup::NotFound);
+    }
+
+    #[test]
+    fn the_first_of_a_shape_stays_and_methods_share_it() {
+        let mut builder = RouteTableBuilder::new();
+        let parse = |text| Pattern::parse(text).unwrap();
+        builder.insert(Method::Get, &parse("/a/{x}"), 1).unwrap();
+        builder.insert(Method::Post, &parse("/a/{y}"), 2).unwrap();
+        builder.insert(Method::Get, &parse("/a/{*x}"), 3).unwrap();
+        for (text, first) in [("/a/{other}", "/a/{x}"), ("/a/{*other}", "/a/{*x}")] {
+            let refused = builder.insert(Method::Get, &parse(text), 4).unwrap_err();
+            let method = Method::Get;
+            let first = parse(first);
+            assert_eq!(refused, InsertError::Duplicate { method, first });
+            assert!(refused.to_string().contains("GET /a/{"), "{refused}");
+        }
+        let table = builder.build();
+        let listed: Vec<_> = table
+            .iter()
+            .map(|(route, target)| (route.method, route.pattern.as_str(), *target))
+            .collect();
+        let expected = [
+            (Method::Get, "/a/{x}", 1),
+            (Method::Post, "/a/{y}", 2),
+            (Method::Get, "/a/{*x}", 3),
+        ];
+        assert_eq!(listed, expected);
+        for (method, expected) in [(Method::Get, 1), (Method::Post, 2)] {
+            match table.lookup(method, b"/a/b", 0, &mut Params::default()) {
+                Lookup::Found { target, .. } => assert_eq!(*target, expected),
+                other => panic!("{method}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_method_of_one_pattern_has_its_own_target() {
+        let mut builder = RouteTableBuilder::new();
+        let pattern = Pattern::parse("/a").unwrap();
+        for method in Method::ALL.into_iter().rev() {
+            builder.insert(method, &pattern, method).unwrap();
+        }
+        let table = builder.build();
+        for method in Method::ALL {
+            let found = table.lookup(method, b"/a", 0, &mut Params::default());
+            let expected = Lookup::Found {
+                target: &method,
+                matched_method: method,
+            };
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
+    fn ranges_count_from_the_base_and_never_wrap() {
+        let table = gets(&["/a/{x}/{*rest}"]);
+        let mut params = Params::default();
+        let found = table.lookup(Method::Get, b"/a/bc/d/e", 100, &mut params);
+        assert!(matches!(found, Lookup::Found { .. }));
+        let ranges: Vec<_> = params.as_slice().iter().map(|span| span.range()).collect();
+        assert_eq!(ranges, [103..105, 106..109]);
+
+        let longest = format!("/a/b/{}", "c".repeat(MAX_TARGET - 5));
+        let base = MAX_HEAD - MAX_TARGET;
+        let found = table.lookup(Method::Get, longest.as_bytes(), base, &mut params);
+        assert!(matches!(found, Lookup::Found { .. }));
+        assert_eq!(params.as_slice()[1].range(), base + 5..MAX_HEAD);
+        for base in [base + 1, usize::MAX] {
+            let found = table.lookup(Method::Get, longest.as_bytes(), base, &mut params);
+            assert_eq!(found, Lookup::NotFound);
+            assert!(params.as_slice().is_empty());
+        }
+        let endless = format!("/a/b/{}", "c".repeat(MAX_HEAD));
+        let found = table.lookup(Method::Get, endless.as_bytes(), 0, &mut params);
+        assert_eq!(found, Lookup::NotFound);
+    }
+
+    #[test]
+    fn many_children_are_each_found() {
+        let texts: Vec<String> = (0..5000)
+            .map(|i| format!("/service-number-{i}/x"))
+            .collect();
+        let mut builder = RouteTableBuilder::with_seed(0);
+        for (index, text) in texts.iter().enumerate() {
+            let pattern = Pattern::parse(text).unwrap();
+            builder.insert(Method::Get, &pattern, index).unwrap();
+        }
+        let table = builder.build();
+        assert_eq!(table.len(), 5000);
+        for (index, text) in texts.iter().enumerate() {
+            let found = table.lookup(Method::Get, text.as_bytes(), 0, &mut Params::default());
+            let expected = Lookup::Found {
+                target: &index,
+                matched_method: Method::Get,
+            };
+            assert_eq!(found, expected, "{text}");
+        }
+        let absent = table.lookup(
+            Method::Get,
+            b"/service-number-5000/x",
+            0,
+            &mut Params::default(),
+        );
+        assert_eq!(absent, Lookup::NotFound);
     }
 }

@@ -2,12 +2,14 @@
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
-use super::segment::{SPREAD, Segment, end_of, goes_on_with, scan};
+use super::segment::{
+    SPREAD, Segment, are_equal, are_equal_after_head, end_of, index_of, mix, scan,
+};
 use crate::message::{Method, Params, Span};
 
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;
-/// Several literal children: they are found through the hash slots.
+/// Literal children that are too many or too alike for a block: they are in the hash slots.
 pub(super) const HASHED: u32 = u32::MAX - 1;
 
 /// The routes at one place of the tree: which methods there are, and where the target of the
@@ -24,7 +26,12 @@ pub(super) struct Endpoint {
 /// follow, that literal is folded into the node as its tail (`/items/all`), so that a chain of
 /// literals costs one comparison.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(64))] // One cache line each.
 pub(super) struct Node {
+    /// What the labels of the literal children begin with. For a listed block, the byte of child
+    /// `i` is byte `i`, see [`list_firsts`]. For hashed children, a set as [`first_bit`] counts,
+    /// which spares most misses the hashing.
+    pub firsts: u64,
     /// First eight bytes of the literal segment that leads here.
     pub head: u64,
     /// Where that segment, and right after it the tail, stand in the labels.
@@ -33,7 +40,7 @@ pub(super) struct Node {
     pub tail_len: u16,
     /// The node above; hash slots are shared by all nodes, so a candidate must name its parent.
     pub parent: u32,
-    /// The only literal child, [`HASHED`] or [`NONE`].
+    /// The first of a block of literal children, [`HASHED`] or [`NONE`].
     pub literal: u32,
     /// The child behind a parameter, or [`NONE`].
     pub param: u32,
@@ -43,7 +50,57 @@ pub(super) struct Node {
     pub rest: Endpoint,
 }
 
-const _: () = assert!(size_of::<Node>() <= 64, "a node fits one cache line");
+const _: () = assert!(size_of::<Node>() == 64, "a node fills one cache line");
+
+impl Node {
+    /// A node without label, children and routes.
+    pub(super) const EMPTY: Node = Node {
+        firsts: 0,
+        head: 0,
+        label: 0,
+        label_len: 0,
+        tail_len: 0,
+        parent: NONE,
+        literal: NONE,
+        param: NONE,
+        here: Endpoint::NONE,
+        rest: Endpoint::NONE,
+    };
+}
+
+impl Endpoint {
+    const NONE: Endpoint = Endpoint {
+        first: 0,
+        methods: MethodSet::EMPTY,
+    };
+}
+
+/// The first bytes of a block of literal children, if a block can hold them: there are one to
+/// eight, and no two begin alike.
+pub(super) fn list_firsts<'a>(mut labels: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+    // Places without a child repeat the first one, which is then found before them.
+    let mut firsts = [first_byte(labels.next()?.first()); 8];
+    for (i, label) in (1..).zip(labels) {
+        let first = first_byte(label.first());
+        if i == firsts.len() || firsts[..i].contains(&first) {
+            return None;
+        }
+        firsts[i] = first;
+    }
+    Some(u64::from_le_bytes(firsts))
+}
+
+/// The bit that stands for a segment's first byte.
+#[inline(always)]
+fn first_bit(first: Option<&u8>) -> u64 {
+    1 << (first_byte(first) & 63)
+}
+
+/// The first byte of a segment; an empty one has that of the slash after it.
+#[inline(always)]
+fn first_byte(first: Option<&u8>) -> u8 {
+    *first.unwrap_or(&b'/')
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -59,7 +116,10 @@ pub(super) struct Tree {
     labels: Box<[u8]>,
     /// Open addressing with linear probing, at most half full; empty if no node is [`HASHED`].
     slots: Box<[Slot]>,
-    seed: u64,
+    /// Key of the hash of a segment.
+    segment_key: u64,
+    /// Odd multiplier that spreads the parents of hashed children.
+    parent_key: u64,
 }
 
 /// One search: what it looks for and what it has learnt on the way.
@@ -97,13 +157,16 @@ impl Tree {
             nodes: nodes.into(),
             labels: labels.into(),
             slots: slots.into(),
-            seed,
+            segment_key: mix(seed ^ SPREAD, !SPREAD),
+            parent_key: mix(!seed, SPREAD) | 1,
         };
         for id in hashed {
             let node = &tree.nodes[id as usize];
-            let start = node.label as usize;
-            let label = &tree.labels[start..start + usize::from(node.label_len)];
-            let hash = scan(label, 0, tree.key(node.parent)).hash;
+            let label = tree.label(node);
+            let bit = first_bit(label.first());
+            let parent = node.parent;
+            let hash = tree.hash(parent, scan(label, 0, tree.segment_key).hash);
+            tree.nodes[parent as usize].firsts |= bit;
             let mut at = hash as usize & (tree.slots.len() - 1);
             while tree.slots[at].node != NONE {
                 at = (at + 1) & (tree.slots.len() - 1);
@@ -124,15 +187,22 @@ impl Tree {
         if search.path.first() != Some(&b'/') {
             return None;
         }
-        self.walk(0, 0, search)
+        self.walk(0, 0, 0, search)
     }
 
-    /// Goes on at a node that was entered by a segment that ends before `at`.
+    /// Goes on at a node that was entered by a segment that ends before `at`, with `depth`
+    /// parameters found so far.
     ///
-    /// It calls itself only where a literal and something weaker both apply, and each such
-    /// place on the way adds a trail, so `MAX_ROUTE_TRAILS` bounds the depth. Being a tree, it has
-    /// no node that one search enters twice.
-    fn walk(&self, mut id: u32, mut at: usize, search: &mut Search<'_>) -> Option<u32> {
+    /// It calls itself only where a literal and something weaker both apply, and each such place
+    /// on the way adds a trail, so `MAX_ROUTE_TRAILS` bounds the depth of recursion. Being a tree,
+    /// it has no node that one search enters twice.
+    fn walk(
+        &self,
+        mut id: u32,
+        mut at: usize,
+        mut depth: usize,
+        search: &mut Search<'_>,
+    ) -> Option<u32> {
         let path = search.path;
         loop {
             #[cfg(test)]
@@ -141,119 +211,144 @@ impl Tree {
             }
             let node = &self.nodes[id as usize];
             if node.tail_len > 0 {
-                let from = node.label as usize + usize::from(node.label_len);
-                let len = usize::from(node.tail_len);
-                if !goes_on_with(path, at, &self.labels, from, len) {
+                let end = at + usize::from(node.tail_len);
+                let is_equal = path
+                    .get(at..end)
+                    .is_some_and(|part| are_equal(part, self.tail(node)));
+                if !is_equal {
                     return None;
                 }
-                at += len;
-            }
-            if at == path.len() {
-                return search.take(node.here);
-            }
-            if path[at] != b'/' {
-                // The tail ended within a segment.
-                return None;
+                at = end;
             }
             let start = at + 1;
-            let is_choice = node.param != NONE || !node.rest.methods.is_empty();
+            match path.get(at) {
+                None => return search.take(node.here),
+                Some(b'/') => {}
+                // The tail ended within a segment.
+                Some(_) => return None,
+            }
 
-            let mut end = None;
-            let literal = match node.literal {
+            let child = match node.literal {
                 NONE => None,
-                HASHED => {
-                    let segment = scan(path, start, self.key(id));
-                    end = Some(segment.end);
-                    self.hashed_child(id, path, start, &segment)
-                        .map(|child| (child, segment.end))
-                }
-                only => self.only_child(only, path, start),
+                HASHED if node.firsts & first_bit(path.get(start)) == 0 => None,
+                HASHED => self.hashed_child(id, path, start),
+                block => self.listed_child(block, node.firsts, path, start),
             };
-            let depth = search.params.as_slice().len();
-            if let Some((child, end)) = literal {
-                if !is_choice {
-                    (id, at) = (child, end);
-                    continue;
+            let has_rest = !node.rest.methods.is_empty();
+            (id, at) = match child {
+                Some(child) if node.param == NONE && !has_rest => child,
+                Some((child, end)) => {
+                    return self
+                        .walk(child, end, depth, search)
+                        .or_else(|| self.walk_weaker(node, start, depth, search));
                 }
-                if let Some(found) = self.walk(child, end, search) {
+                None if node.param != NONE && !has_rest => {
+                    let end = end_of(path, start);
+                    if end == start {
+                        return None;
+                    }
+                    search.push(start, end);
+                    depth += 1;
+                    (node.param, end)
+                }
+                None => return self.walk_weaker(node, start, depth, search),
+            };
+        }
+    }
+
+    /// Tries what ranks below a literal for the segment at `start`: the parameter, then the
+    /// catch-all.
+    #[inline(never)]
+    fn walk_weaker(
+        &self,
+        node: &Node,
+        start: usize,
+        depth: usize,
+        search: &mut Search<'_>,
+    ) -> Option<u32> {
+        search.params.truncate(depth);
+        if node.param != NONE {
+            let end = end_of(search.path, start);
+            if end > start {
+                search.push(start, end);
+                if let Some(found) = self.walk(node.param, end, depth + 1, search) {
                     return Some(found);
                 }
                 search.params.truncate(depth);
             }
-            if node.param != NONE {
-                let end = end.unwrap_or_else(|| end_of(path, start));
-                if end > start {
-                    search.push(start, end);
-                    if node.rest.methods.is_empty() {
-                        (id, at) = (node.param, end);
-                        continue;
-                    }
-                    if let Some(found) = self.walk(node.param, end, search) {
-                        return Some(found);
-                    }
-                    search.params.truncate(depth);
-                }
-            }
-            if node.rest.methods.is_empty() || start == path.len() {
-                return None;
-            }
-            search.push(start, path.len());
-            return search.take(node.rest);
         }
+        if node.rest.methods.is_empty() || start == search.path.len() {
+            return None;
+        }
+        search.push(start, search.path.len());
+        search.take(node.rest)
     }
 
-    /// The one literal child, if the segment at `start` is its label, and where the segment ends.
+    /// The literal child of a block whose label is the segment at `start`, and where that ends.
     #[inline(always)]
-    fn only_child(&self, child: u32, path: &[u8], start: usize) -> Option<(u32, usize)> {
-        let node = &self.nodes[child as usize];
-        let len = usize::from(node.label_len);
-        let is_equal = goes_on_with(path, start, &self.labels, node.label as usize, len);
-        let end = start + len;
-        (is_equal && matches!(path.get(end), None | Some(b'/'))).then_some((child, end))
-    }
-
-    /// The literal child of `parent` whose label is this segment, which begins at `start`.
-    #[inline(always)]
-    fn hashed_child(
+    fn listed_child(
         &self,
-        parent: u32,
+        block: u32,
+        firsts: u64,
         path: &[u8],
         start: usize,
-        segment: &Segment,
-    ) -> Option<u32> {
-        let len = segment.end - start;
-        let mut at = segment.hash as usize;
+    ) -> Option<(u32, usize)> {
+        let child = block + index_of(firsts, first_byte(path.get(start)))?;
+        let node = &self.nodes[child as usize];
+        let end = start + usize::from(node.label_len);
+        let part = path.get(start..end)?;
+        (are_equal(part, self.label(node)) && matches!(path.get(end), None | Some(b'/')))
+            .then_some((child, end))
+    }
+
+    /// The literal child of `parent` whose label is the segment at `start`, and where that ends.
+    #[inline(always)]
+    fn hashed_child(&self, parent: u32, path: &[u8], start: usize) -> Option<(u32, usize)> {
+        let Segment { end, head, hash } = scan(path, start, self.segment_key);
+        let hash = self.hash(parent, hash);
+        let mut at = hash as usize;
         loop {
             at &= self.slots.len() - 1;
             let slot = self.slots[at];
             if slot.node == NONE {
                 return None;
             }
-            if slot.tag == (segment.hash >> 32) as u32 {
+            if slot.tag == (hash >> 32) as u32 {
                 let node = &self.nodes[slot.node as usize];
+                let len = usize::from(node.label_len);
                 if node.parent == parent
-                    && usize::from(node.label_len) == len
-                    && node.head == segment.head
-                    && (len <= 8
-                        || goes_on_with(
-                            path,
-                            start + 8,
-                            &self.labels,
-                            node.label as usize + 8,
-                            len - 8,
-                        ))
+                    && node.head == head
+                    && len == end - start
+                    && (len <= 8 || are_equal_after_head(&path[start..end], self.label(node)))
                 {
-                    return Some(slot.node);
+                    return Some((slot.node, end));
                 }
             }
             at += 1;
         }
     }
 
-    /// The hash key of a node's literal children.
+    /// The literal segment that leads to a node.
     #[inline(always)]
-    fn key(&self, node: u32) -> u64 {
-        self.seed ^ u64::from(node).wrapping_mul(SPREAD)
+    fn label(&self, node: &Node) -> &[u8] {
+        let start = node.label as usize;
+        &self.labels[start..start + usize::from(node.label_len)]
+    }
+
+    /// The literals that follow it, each with its slash.
+    #[inline(always)]
+    fn tail(&self, node: &Node) -> &[u8] {
+        let start = node.label as usize + usize::from(node.label_len);
+        &self.labels[start..start + usize::from(node.tail_len)]
+    }
+
+    /// The hash of a segment below a parent. The low half, which chooses the slot, takes the upper
+    /// half of the product: multiplying by a secret odd number and keeping the upper bits makes it
+    /// unlikely for any two parents to coincide, whoever numbered them.
+    #[inline(always)]
+    fn hash(&self, parent: u32, segment_hash: u64) -> u64 {
+        let spread = u64::from(parent).wrapping_mul(self.parent_key);
+        segment_hash ^ spread.rotate_left(32)
     }
 }
 
@@ -261,6 +356,9 @@ impl Search<'_> {
     /// The target of the wanted method at this endpoint; other methods are noted.
     #[inline(always)]
     fn take(&mut self, endpoint: Endpoint) -> Option<u32> {
+        if endpoint.methods == MethodSet::only(self.wanted) {
+            return Some(endpoint.first);
+        }
         if endpoint.methods.contains(self.wanted) {
             return Some(endpoint.first + endpoint.methods.rank(self.wanted) as u32);
         }
@@ -273,5 +371,123 @@ impl Search<'_> {
     fn push(&mut self, start: usize, end: usize) {
         let has_room = self.params.push(Span::new(self.base + start, end - start));
         debug_assert!(has_room, "a pattern has at most MAX_PARAMS parameters");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::limits::MAX_ROUTE_TRAILS;
+    use crate::message::{Method, Params};
+    use crate::route::builder::{InsertError, RouteTableBuilder};
+    use crate::route::methods::MethodSet;
+    use crate::route::pattern::Pattern;
+    use crate::route::table::RouteTable;
+
+    fn steps(table: &RouteTable<()>, path: &str) -> usize {
+        let mut params = Params::default();
+        let mut search = super::Search {
+            path: path.as_bytes(),
+            base: 0,
+            wanted: Method::Get,
+            params: &mut params,
+            others: MethodSet::EMPTY,
+            steps: 0,
+        };
+        assert_eq!(table.tree().find(&mut search), None);
+        search.steps
+    }
+
+    /// Every mix of literal and parameter in `width` segments, each ended by a literal of its own.
+    fn every_mix(width: usize) -> impl Iterator<Item = Pattern> {
+        (0..1_u32 << width).map(move |mix| {
+            let mut text: String = (0..width)
+                .map(|i| match mix >> i & 1 {
+                    0 => "/a".to_owned(),
+                    _ => format!("/{{p{i}}}"),
+                })
+                .collect();
+            text.push_str("/end");
+            Pattern::parse(&text).unwrap()
+        })
+    }
+
+    #[test]
+    fn what_would_branch_without_bound_is_refused_and_the_rest_stays_bounded() {
+        let mut builder = RouteTableBuilder::with_seed(1);
+        let mut refused = 0;
+        for pattern in every_mix(12) {
+            match builder.insert(Method::Get, &pattern, ()) {
+                Ok(()) => {}
+                Err(InsertError::TooManyChoices { trails }) => {
+                    assert!(trails > MAX_ROUTE_TRAILS);
+                    refused += 1;
+                }
+                Err(other) => panic!("{pattern}: {other}"),
+            }
+        }
+        assert!(refused > 0, "4096 mixes are more than the limit");
+        let table = builder.build();
+        assert!(table.worst_trails() <= MAX_ROUTE_TRAILS);
+        let steps = steps(&table, &format!("{}/no-end", "/a".repeat(12)));
+        assert!(steps > 13, "the path follows more than one trail: {steps}");
+        assert!(steps <= MAX_ROUTE_TRAILS * 14, "{steps}");
+    }
+
+    #[test]
+    fn the_bound_is_what_the_worst_path_takes() {
+        for width in 0..=8 {
+            let mut builder = RouteTableBuilder::with_seed(1);
+            for pattern in every_mix(width) {
+                builder.insert(Method::Get, &pattern, ()).unwrap();
+            }
+            let table = builder.build();
+            assert_eq!(table.worst_trails(), 1 << width);
+            // Every node above the ends, which the path does not reach.
+            let steps = steps(&table, &format!("{}/no-end", "/a".repeat(width)));
+            assert_eq!(steps, (2 << width) - 1);
+        }
+    }
+
+    #[test]
+    fn trails_do_not_hang_on_the_order_of_registration() {
+        let mut patterns: Vec<Pattern> = every_mix(5).collect();
+        patterns.push(Pattern::parse("/a/a/b/{x}/c").unwrap());
+        patterns.push(Pattern::parse("/{x}/b").unwrap());
+        let trails = |patterns: &[Pattern]| {
+            let mut builder = RouteTableBuilder::with_seed(1);
+            for pattern in patterns {
+                builder.insert(Method::Get, pattern, ()).unwrap();
+            }
+            builder.build().worst_trails()
+        };
+        let forward = trails(&patterns);
+        for turn in 1..patterns.len() {
+            patterns.rotate_left(turn);
+            assert_eq!(trails(&patterns), forward);
+        }
+        patterns.reverse();
+        assert_eq!(trails(&patterns), forward);
+    }
+
+    #[test]
+    fn the_deepest_recursion_fits_a_small_stack() {
+        let small = std::thread::Builder::new().stack_size(1024 * 1024);
+        let thread = small.spawn(|| {
+            let mut builder = RouteTableBuilder::with_seed(1);
+            let mut depth = 0;
+            let refused = loop {
+                let text = format!("{}/{{p}}", "/a".repeat(depth));
+                match builder.insert(Method::Get, &Pattern::parse(&text).unwrap(), ()) {
+                    Ok(()) => depth += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(refused, InsertError::TooManyChoices { .. }));
+            let table = builder.build();
+            assert!(table.worst_trails() > MAX_ROUTE_TRAILS - 2);
+            let path = format!("{}/b/b", "/a".repeat(depth - 1));
+            assert!(steps(&table, &path) >= depth);
+        });
+        thread.unwrap().join().unwrap();
     }
 }
