@@ -122,6 +122,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use rustix::io::{FdFlags, fcntl_getfd};
+    use rustix::pipe::PipeFlags;
 
     use super::*;
     use crate::sys::eventfd::EventFd;
@@ -183,7 +184,7 @@ mod tests {
     /// the read end then reports the end of the stream.
     fn refused_and_closed(sent: usize, max_fds: usize) {
         let (a, b) = UnixStream::pair().unwrap();
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
         send_with_fds(&a, b"x", &vec![writer.as_fd(); sent]).unwrap();
         drop(writer);
         let error = recv_with_fds(&b, &mut [0; 8], max_fds).unwrap_err();
@@ -229,6 +230,8 @@ mod tests {
     #[test]
     fn a_peer_that_is_gone_is_an_error_not_a_signal() {
         let (a, b) = UnixStream::pair().unwrap();
+        // Dropping alone might not do: a process that another test starts may hold a copy.
+        b.shutdown(std::net::Shutdown::Both).unwrap();
         drop(b);
         let event = EventFd::new(true).unwrap();
         for fds in [&[][..], &[event.as_fd()]] {

@@ -225,6 +225,13 @@ mod tests {
     }
 
     #[test]
+    fn a_signal_ends_a_wait_and_unknown_errors_stay_errors() {
+        assert_eq!(outcome(Errno::INTR).unwrap(), Wake::Interrupted);
+        let error = outcome(Errno::FAULT).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::FAULT.raw_os_error()));
+    }
+
+    #[test]
     fn wait_any_says_how_many_words_it_takes() {
         let word = AtomicU32::new(0);
         let too_many = vec![(&word, 0); MAX_WAIT_ANY + 1];

@@ -50,6 +50,12 @@ fn wait_readable(fd: &impl AsFd) {
     assert_eq!(poll(&mut polled, Some(&guard)).unwrap(), 1, "hang");
 }
 
+/// Ends a Unix listener and leaves its file. Closing it alone might not do: a process that another test starts may hold a copy until it runs its program.
+fn kill(listener: impl AsFd) {
+    shutdown_both(&listener).unwrap();
+    drop(listener);
+}
+
 fn mode_of(path: &Path) -> u32 {
     std::fs::symlink_metadata(path)
         .unwrap()
@@ -180,7 +186,7 @@ fn a_dead_socket_is_replaced() {
     let directory = Directory::new("stale");
     let path = directory.path().join("s");
     for mode in [0o600, 0o666] {
-        drop(unix_listener(&path, mode, 16).unwrap());
+        kill(unix_listener(&path, mode, 16).unwrap());
         assert!(path.exists());
     }
     let listener = unix_listener(&path, 0o600, 16).unwrap();
@@ -221,7 +227,7 @@ fn what_is_not_a_socket_is_left_alone() {
     std::fs::create_dir(&folder).unwrap();
     // A link to a dead socket is no socket either: it may lead anywhere.
     let dead = directory.path().join("dead");
-    drop(UnixListener::bind(&dead).unwrap());
+    kill(UnixListener::bind(&dead).unwrap());
     let link = directory.path().join("link");
     std::os::unix::fs::symlink(&dead, &link).unwrap();
     let dangling = directory.path().join("dangling");
@@ -258,7 +264,7 @@ fn of_many_that_start_together_on_a_dead_socket_one_wins() {
     let directory = Directory::new("race");
     for round in 0..20 {
         let path = directory.path().join(format!("s{round}"));
-        drop(UnixListener::bind(&path).unwrap());
+        kill(UnixListener::bind(&path).unwrap());
         let barrier = std::sync::Barrier::new(4);
         let outcomes: Vec<_> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)

@@ -101,7 +101,7 @@ pub fn effective_uid() -> u32 {
 /// Bytes of memory in the machine (not in its swap, and without regard to cgroups).
 pub fn memory_total() -> u64 {
     let info = rustix::system::sysinfo();
-    u64::from(info.totalram).saturating_mul(u64::from(info.mem_unit))
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
 }
 
 /// A limit of the kernel on this process; `u64::MAX` stands for none.
@@ -213,8 +213,11 @@ mod tests {
 
     #[test]
     fn sockets_without_a_peer_are_errors() {
-        let lone = UnixStream::pair().unwrap().0;
+        let (lone, other) = UnixStream::pair().unwrap();
         // The pair's other end is closed: who it was is still known, its pidfd by pid is refused.
+        // Shut down before, as a process that another test starts may hold a copy for a moment.
+        other.shutdown(std::net::Shutdown::Both).unwrap();
+        drop(other);
         assert_eq!(peer_credentials(&lone).unwrap().pid, std::process::id());
         let error = peer_pidfd_by_pid(&lone).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::ESRCH));
