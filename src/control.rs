@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_NAME, MAX_ROUTES};
 use crate::message::Method;
-use crate::route::pattern::Pattern;
+use crate::route::Pattern;
 
 /// What a worker asks for: `POST /internal/register`, and the body of [`ToHub::Attach`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,10 @@ impl Registration {
         let wrong = |field: String, detail: String| FieldError { field, detail };
         check_name(&self.name).map_err(|detail| wrong("name".into(), detail))?;
         if self.routes.len() > MAX_ROUTES {
-            let detail = format!("{} routes: at most {MAX_ROUTES} are possible", self.routes.len());
+            let detail = format!(
+                "{} routes: at most {MAX_ROUTES} are possible",
+                self.routes.len()
+            );
             return Err(wrong("routes".into(), detail));
         }
         let mut seen = HashSet::with_capacity(self.routes.len());
@@ -86,23 +89,43 @@ impl Registration {
             let at = |member: &str| format!("routes[{index}].{member}");
             let method = Method::from_token(spec.method.as_bytes()).ok_or_else(|| {
                 let known = Method::ALL.map(Method::as_str).join(", ");
-                wrong(at("method"), format!("'{}' is no method here: give one of {known}", spec.method.escape_debug()))
+                wrong(
+                    at("method"),
+                    format!(
+                        "'{}' is no method here: give one of {known}",
+                        spec.method.escape_debug()
+                    ),
+                )
             })?;
-            let pattern = Pattern::parse(&spec.path).map_err(|e| wrong(at("path"), e.to_string()))?;
+            let pattern =
+                Pattern::parse(&spec.path).map_err(|e| wrong(at("path"), e.to_string()))?;
             if pattern.is_reserved() {
-                let detail = format!("'{}' belongs to the hub: choose a path outside /internal, /health and /events", spec.path);
+                let detail = format!(
+                    "'{}' belongs to the hub: choose a path outside /internal, /health and /events",
+                    spec.path
+                );
                 return Err(wrong(at("path"), detail));
             }
             if spec.sse && method != Method::Get {
-                return Err(wrong(at("method"), "a route with \"sse\": true is a GET route".into()));
+                return Err(wrong(
+                    at("method"),
+                    "a route with \"sse\": true is a GET route".into(),
+                ));
             }
             if !seen.insert((method, spec.path.as_str())) {
                 let detail = format!("{method} {} stands here twice: leave one out", spec.path);
                 return Err(wrong(at("path"), detail));
             }
-            routes.push(ValidRoute { method, pattern, sse: spec.sse });
+            routes.push(ValidRoute {
+                method,
+                pattern,
+                sse: spec.sse,
+            });
         }
-        Ok(ValidRegistration { name: self.name.clone(), routes })
+        Ok(ValidRegistration {
+            name: self.name.clone(),
+            routes,
+        })
     }
 }
 
@@ -111,12 +134,18 @@ fn check_name(name: &str) -> Result<(), String> {
         return Err("a worker needs a name that is not empty".into());
     }
     if name.len() > MAX_NAME {
-        return Err(format!("{} bytes are too long: at most {MAX_NAME}", name.len()));
+        return Err(format!(
+            "{} bytes are too long: at most {MAX_NAME}",
+            name.len()
+        ));
     }
     if name == "." || name == ".." {
         return Err("a name of dots alone looks like a directory: choose another".into());
     }
-    match name.chars().find(|c| c.is_control() || matches!(c, '/' | '\\')) {
+    match name
+        .chars()
+        .find(|c| c.is_control() || matches!(c, '/' | '\\'))
+    {
         Some(c) => Err(format!(
             "the character '{}' is not allowed: leave out control characters and path separators",
             c.escape_debug()
@@ -349,9 +378,16 @@ mod tests {
     fn registration(name: &str, routes: &[(&str, &str)]) -> Registration {
         let routes = routes
             .iter()
-            .map(|(m, p)| RouteSpec { method: m.to_string(), path: p.to_string(), sse: false })
+            .map(|(m, p)| RouteSpec {
+                method: m.to_string(),
+                path: p.to_string(),
+                sse: false,
+            })
             .collect();
-        Registration { name: name.into(), routes }
+        Registration {
+            name: name.into(),
+            routes,
+        }
     }
 
     #[test]
@@ -369,12 +405,20 @@ mod tests {
             ("ok", &[("GET", "/a"), ("GET", "a")], "routes[1].path"),
             ("ok", &[("GET", "/a/{")], "routes[0].path"),
             ("ok", &[("GET", "/internal/x")], "routes[0].path"),
-            ("ok", &[("GET", "/a"), ("POST", "/a"), ("GET", "/a")], "routes[2].path"),
+            (
+                "ok",
+                &[("GET", "/a"), ("POST", "/a"), ("GET", "/a")],
+                "routes[2].path",
+            ),
         ] {
             let error = registration(name, routes).validate().unwrap_err();
             assert_eq!(error.field, field, "{error}");
         }
-        assert!(registration("ok", &[("GET", "/a/{id}"), ("PUT", "/a/{id}")]).validate().is_ok());
+        assert!(
+            registration("ok", &[("GET", "/a/{id}"), ("PUT", "/a/{id}")])
+                .validate()
+                .is_ok()
+        );
     }
 
     #[test]
@@ -388,9 +432,15 @@ mod tests {
         let mut json = simd_json::to_vec(&attach).unwrap();
         assert_eq!(simd_json::from_slice::<ToHub>(&mut json).unwrap(), attach);
         let refused = ToWorker::Refused {
-            error: FieldError { field: "name".into(), detail: "taken".into() },
+            error: FieldError {
+                field: "name".into(),
+                detail: "taken".into(),
+            },
         };
         let mut json = simd_json::to_vec(&refused).unwrap();
-        assert_eq!(simd_json::from_slice::<ToWorker>(&mut json).unwrap(), refused);
+        assert_eq!(
+            simd_json::from_slice::<ToWorker>(&mut json).unwrap(),
+            refused
+        );
     }
 }

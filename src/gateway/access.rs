@@ -35,7 +35,10 @@ pub fn check_control(
         return if is_equal(expected.as_bytes(), given) {
             Ok(())
         } else {
-            Err(Problem::forbidden("the secret in X-Hub-Secret is wrong", "Send the hub's HUB_SECRET."))
+            Err(Problem::forbidden(
+                "the secret in X-Hub-Secret is wrong",
+                "Send the hub's HUB_SECRET.",
+            ))
         };
     }
     if !peer.is_none_or(|peer| peer.ip().to_canonical().is_loopback()) {
@@ -55,12 +58,16 @@ pub fn check_control(
 
 /// Whether a page of this origin is the hub's own: scheme, host and port are the same.
 fn is_same_origin(origin: &[u8], host: &[u8]) -> bool {
-    let authority = origin.strip_prefix(b"http://").or(origin.strip_prefix(b"https://"));
+    let authority = origin
+        .strip_prefix(b"http://")
+        .or(origin.strip_prefix(b"https://"));
     authority.is_some_and(|authority| authority.eq_ignore_ascii_case(host))
 }
 
 fn names_this_machine(host: &[u8]) -> bool {
-    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let Ok(host) = std::str::from_utf8(host) else {
+        return false;
+    };
     if host.parse::<SocketAddr>().is_ok() || host.parse::<IpAddr>().is_ok() {
         return true;
     }
@@ -76,7 +83,10 @@ fn names_this_machine(host: &[u8]) -> bool {
 
 /// Compares without telling by its duration where the first difference is. The length is no secret.
 fn is_equal(a: &[u8], b: &[u8]) -> bool {
-    let difference = a.iter().zip(b).fold(0, |d, (x, y)| std::hint::black_box(d | (x ^ y)));
+    let difference = a
+        .iter()
+        .zip(b)
+        .fold(0, |d, (x, y)| std::hint::black_box(d | (x ^ y)));
     a.len() == b.len() && difference == 0
 }
 
@@ -97,8 +107,19 @@ mod tests {
 
     #[test]
     fn this_machine_and_holders_of_the_secret_pass() {
-        for host in ["127.0.0.1:3200", "localhost:3200", "localhost", "LOCALHOST", "[::1]:3200", "[::1]"] {
-            assert_eq!(check(&format!("Host: {host}\r\n"), "127.0.0.1:5"), Ok(()), "{host}");
+        for host in [
+            "127.0.0.1:3200",
+            "localhost:3200",
+            "localhost",
+            "LOCALHOST",
+            "[::1]:3200",
+            "[::1]",
+        ] {
+            assert_eq!(
+                check(&format!("Host: {host}\r\n"), "127.0.0.1:5"),
+                Ok(()),
+                "{host}"
+            );
         }
         assert_eq!(check("Host: localhost\r\n", ""), Ok(()), "a Unix socket");
         assert_eq!(check("Host: localhost\r\n", "[::ffff:127.0.0.1]:5"), Ok(()));
@@ -110,11 +131,20 @@ mod tests {
     #[test]
     fn everybody_else_does_not() {
         assert_eq!(check("Host: 192.0.2.9\r\n", "192.0.2.1:5"), Err(403));
-        for wrong in ["0123456789abcdeX", "0123456789abcde", "0123456789abcdef0", "x"] {
+        for wrong in [
+            "0123456789abcdeX",
+            "0123456789abcde",
+            "0123456789abcdef0",
+            "x",
+        ] {
             let fields = format!("Host: localhost\r\nX-Hub-Secret: {wrong}\r\n");
             assert_eq!(check(&fields, "127.0.0.1:5"), Err(403), "{wrong}");
         }
-        assert_eq!(check("Host: evil.example:3200\r\n", "127.0.0.1:5"), Err(403), "rebinding");
+        assert_eq!(
+            check("Host: evil.example:3200\r\n", "127.0.0.1:5"),
+            Err(403),
+            "rebinding"
+        );
     }
 
     #[test]

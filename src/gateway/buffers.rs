@@ -30,7 +30,13 @@ impl SlotBuffer {
             lane.release(slots);
             return None;
         };
-        Some(SlotBuffer { lane: lane.clone(), slots: Some(slots), start, len, received: 0 })
+        Some(SlotBuffer {
+            lane: lane.clone(),
+            slots: Some(slots),
+            start,
+            len,
+            received: 0,
+        })
     }
 
     /// Bytes received into the buffer so far.
@@ -89,7 +95,12 @@ impl FramePart {
     /// where the part reaches past the frame.
     pub fn new(lane: &Rc<Lane>, run: Run, offset: usize, len: usize) -> Option<FramePart> {
         match lane.memory().response_part(run, offset, len) {
-            Some(start) => Some(FramePart { lane: lane.clone(), run, start, len }),
+            Some(start) => Some(FramePart {
+                lane: lane.clone(),
+                run,
+                start,
+                len,
+            }),
             None => {
                 lane.return_frame(run);
                 None
@@ -118,9 +129,17 @@ pub struct Gather {
 impl Gather {
     /// A write of all three, nothing of which is written yet.
     pub fn new(before: Vec<u8>, part: FramePart, after: &'static [u8]) -> Box<Gather> {
-        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let mut gather =
-            Box::new(Gather { before, part, after, written: 0, vectors: [empty; 3] });
+        let empty = libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        };
+        let mut gather = Box::new(Gather {
+            before,
+            part,
+            after,
+            written: 0,
+            vectors: [empty; 3],
+        });
         gather.advance(0);
         gather
     }

@@ -16,7 +16,9 @@ impl Clock {
     /// A clock that shows the time.
     pub fn new() -> Clock {
         let now = unix_seconds();
-        Clock { date: Cell::new((now, imf_fixdate(now))) }
+        Clock {
+            date: Cell::new((now, imf_fixdate(now))),
+        }
     }
 
     /// Milliseconds since some fixed point in the past, a few milliseconds coarse.

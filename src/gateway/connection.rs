@@ -22,8 +22,12 @@ use crate::limits::{
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request.
-const TO_NO_REQUEST: Manner =
-    Manner { method: Method::Get, version: Version::Http11, keep_alive: false, cors: false };
+const TO_NO_REQUEST: Manner = Manner {
+    method: Method::Get,
+    version: Version::Http11,
+    keep_alive: false,
+    cors: false,
+};
 
 /// One client connection. `F` is the future of a read under way.
 pub(super) struct Connection<'a, F> {
@@ -70,13 +74,23 @@ pub(super) enum BodyFault {
 /// Serves a client until it leaves or misbehaves. `peer` is `None` on a Unix socket.
 pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, peer: Option<SocketAddr>) {
     // To io_uring every stream socket is the same; monoio's type for Unix sockets serves all.
-    let Ok(stream) = UnixStream::from_std(socket.into()) else { return };
+    let Ok(stream) = UnixStream::from_std(socket.into()) else {
+        return;
+    };
     let entered = shard.watches.enter(stream.as_raw_fd());
     let (reader, writer) = stream.into_split();
     let pending = pin!(None);
     let output = Output::new(writer, entered.watch.clone(), shard.clock.clone());
     let input = Input::new(read_more, pending, reader);
-    Connection { entered, shard, input, output, peer }.run().await;
+    Connection {
+        entered,
+        shard,
+        input,
+        output,
+        peer,
+    }
+    .run()
+    .await;
 }
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
@@ -120,8 +134,14 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             if !began {
                 // One deadline for the whole head, from its first byte on: a client that sends a
                 // byte now and then gains nothing.
-                let limit = if resting { IDLE_TIMEOUT_MS } else { HEAD_TIMEOUT_MS };
-                self.entered.watch.expect_read(self.shard.clock.now_ms() + limit);
+                let limit = if resting {
+                    IDLE_TIMEOUT_MS
+                } else {
+                    HEAD_TIMEOUT_MS
+                };
+                self.entered
+                    .watch
+                    .expect_read(self.shard.clock.now_ms() + limit);
                 began = !resting;
             }
             self.entered.watch.set_resting(resting);
@@ -133,13 +153,19 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
 
     async fn answer(&mut self, bounds: HeadBounds) -> Next {
         let raw = &self.input.buffered()[bounds.start..bounds.end];
-        let Plan { mut manner, body, expects_continue, action } =
-            match self.shard.plan(raw, self.peer) {
-                Ok(plan) => plan,
-                Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
-            };
+        let Plan {
+            mut manner,
+            body,
+            expects_continue,
+            action,
+        } = match self.shard.plan(raw, self.peer) {
+            Ok(plan) => plan,
+            Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
+        };
         if let Action::Dispatch(dispatch) = action {
-            return self.dispatch(dispatch, manner, body, expects_continue, bounds).await;
+            return self
+                .dispatch(dispatch, manner, body, expects_continue, bounds)
+                .await;
         }
         self.input.consume(bounds.end);
         if let Action::Control(path) = action {
@@ -150,7 +176,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let sent = match action {
             Action::Preflight => self.output.send_own(204, PREFLIGHT, b"", manner).await,
             Action::Options(allow) => {
-                self.output.send_own(204, &[("allow", &allow)], b"", manner).await
+                self.output
+                    .send_own(204, &[("allow", &allow)], b"", manner)
+                    .await
             }
             Action::Problem(problem) => return self.refuse(problem, manner).await,
             Action::Dispatch(_) | Action::Control(_) => Ok(()),
@@ -174,13 +202,21 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }
         if let Err(fault) = self.read_whole(body, &mut bytes).await {
             manner.keep_alive = false;
-            let Some(problem) = fault.problem() else { return Next::Drop };
+            let Some(problem) = fault.problem() else {
+                return Next::Drop;
+            };
             return self.refuse(problem, manner).await;
         }
         let answer = self.shard.control.answer(manner.method, path, &mut bytes);
-        let mut fields = vec![("content-type", answer.content_type), ("cache-control", "no-store")];
+        let mut fields = vec![
+            ("content-type", answer.content_type),
+            ("cache-control", "no-store"),
+        ];
         fields.extend(answer.allow.map(|allow| ("allow", allow)));
-        let sent = self.output.send_own(answer.status, &fields, &answer.body, manner).await;
+        let sent = self
+            .output
+            .send_own(answer.status, &fields, &answer.body, manner)
+            .await;
         after(sent, manner)
     }
 
@@ -228,7 +264,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
 
     /// Receives more of a body, within the time a body may stall.
     async fn receive(&mut self) -> Result<(), BodyFault> {
-        self.entered.watch.expect_read(self.shard.clock.now_ms() + STALL_TIMEOUT_MS);
+        self.entered
+            .watch
+            .expect_read(self.shard.clock.now_ms() + STALL_TIMEOUT_MS);
         let received = self.input.fill().await;
         self.entered.watch.clear_read();
         match received {
@@ -242,7 +280,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     pub(super) async fn refuse(&mut self, problem: Problem, manner: Manner) -> Next {
         let mut allow = String::new();
         let fields = problem.fields(&mut allow);
-        let sent = self.output.send_own(problem.status, &fields, &problem.body(), manner).await;
+        let sent = self
+            .output
+            .send_own(problem.status, &fields, &problem.body(), manner)
+            .await;
         after(sent, manner)
     }
 
@@ -252,7 +293,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         if self.output.shut_down().await.is_err() {
             return;
         }
-        self.entered.watch.expect_read(self.shard.clock.now_ms() + LINGER_MS);
+        self.entered
+            .watch
+            .expect_read(self.shard.clock.now_ms() + LINGER_MS);
         let mut left = LINGER_BYTES;
         while !self.input.has_ended() && left > 0 {
             let received = self.input.fill().await.unwrap_or(0);

@@ -63,7 +63,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             let clock = &self.shard.clock;
             let expired = || clock.now_ms() >= deadline_ms;
             let bodyless = manner.method == Method::Head;
-            lane.begin(geometry.slots_for(first_len), bodyless, expired).await
+            lane.begin(geometry.slots_for(first_len), bodyless, expired)
+                .await
         };
         let (exchange, mut slots) = match begun {
             Ok(begun) => begun,
@@ -97,27 +98,44 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let relayed = match whole {
             Some(body_len) => {
                 if body_len > 0 {
-                    slots = match self.receive_whole(&exchange, slots, body_at, body_len).await {
+                    slots = match self
+                        .receive_whole(&exchange, slots, body_at, body_len)
+                        .await
+                    {
                         Ok(slots) => slots,
                         Err(fault) => return self.refuse_body(fault, manner).await,
                     };
                 }
                 let total = Some(body_len as u64);
-                let frame = RequestFrame { head_len, body_len, total, flags: END };
+                let frame = RequestFrame {
+                    head_len,
+                    body_len,
+                    total,
+                    flags: END,
+                };
                 let due_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
                 exchange.submit(slots, frame, due_ms);
                 timing.submitted();
-                self.relay_watching(&exchange, manner, &began, &mut timing).await
+                self.relay_watching(&exchange, manner, &began, &mut timing)
+                    .await
             }
             None => {
                 let total = match body {
                     BodyLength::Known(n) => Some(n),
                     _ => None,
                 };
-                let frame = RequestFrame { head_len, body_len: 0, total, flags: 0 };
+                let frame = RequestFrame {
+                    head_len,
+                    body_len: 0,
+                    total,
+                    flags: 0,
+                };
                 exchange.submit(slots, frame, u64::MAX);
                 timing.submitted();
-                match self.relay_uploading(&exchange, manner, body, &began, &mut timing).await {
+                match self
+                    .relay_uploading(&exchange, manner, body, &began, &mut timing)
+                    .await
+                {
                     Ok(relayed) => relayed,
                     Err(fault) => {
                         exchange.abort();
@@ -146,7 +164,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             }
             Relayed::Failed(failure) => {
                 manner.keep_alive &= !exchange.is_uploading();
-                self.refuse(Problem::failed(failure, lane.name()), manner).await
+                self.refuse(Problem::failed(failure, lane.name()), manner)
+                    .await
             }
             Relayed::Refused(bad) => {
                 lane.stats().count_violation();
@@ -176,8 +195,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let buffer = SlotBuffer::new(lane, slots, body_at + have, body_len - have);
         let mut buffer = buffer.ok_or(BodyFault::TooLong)?;
         while !buffer.is_full() {
-            let (result, back) =
-                receive_into(&mut self.input, &self.entered.watch, &self.shard.clock, buffer).await;
+            let (result, back) = receive_into(
+                &mut self.input,
+                &self.entered.watch,
+                &self.shard.clock,
+                buffer,
+            )
+            .await;
             result?;
             buffer = back;
         }
@@ -357,7 +381,8 @@ impl Upload<'_> {
                         decoder.advance(bytes).map_err(http)?;
                         (slots, filled) = (back, received);
                     } else {
-                        self.watch.expect_read(self.clock.now_ms() + STALL_TIMEOUT_MS);
+                        self.watch
+                            .expect_read(self.clock.now_ms() + STALL_TIMEOUT_MS);
                         let received = input.fill().await;
                         self.watch.clear_read();
                         if !matches!(received, Ok(1..)) {
@@ -432,14 +457,25 @@ impl Upload<'_> {
         let slots = self.exchange.lane().trim(slots, filled);
         let flags = if last { END } else { 0 };
         // Until the body is complete it is the client's pace that counts, not the worker's.
-        let due_ms = if last { self.clock.now_ms() + self.timeout_ms } else { u64::MAX };
-        let frame = RequestFrame { head_len: 0, body_len: filled, total, flags };
+        let due_ms = if last {
+            self.clock.now_ms() + self.timeout_ms
+        } else {
+            u64::MAX
+        };
+        let frame = RequestFrame {
+            head_len: 0,
+            body_len: filled,
+            total,
+            flags,
+        };
         self.exchange.submit(slots, frame, due_ms);
     }
 
     /// Bytes in a frame: no more than a sixteenth of the arena, so that many bodies can be under way.
     fn frame_bytes(&self) -> usize {
-        MAX_STREAM_FRAME.min(self.geometry.arena_len() / 16).max(self.geometry.slot_size())
+        MAX_STREAM_FRAME
+            .min(self.geometry.arena_len() / 16)
+            .max(self.geometry.slot_size())
     }
 }
 
@@ -456,5 +492,9 @@ async fn receive_into<F: Future<Output = ReadDone>>(
 }
 
 fn gone_or_slow(watch: &Watch) -> BodyFault {
-    if watch.fired() { BodyFault::TooSlow } else { BodyFault::Gone }
+    if watch.fired() {
+        BodyFault::TooSlow
+    } else {
+        BodyFault::Gone
+    }
 }

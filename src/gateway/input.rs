@@ -31,7 +31,11 @@ pub struct ReadDone {
 /// Reads once into the room behind `bytes`.
 pub async fn read_more(mut reader: Reader, bytes: Vec<u8>) -> ReadDone {
     let (result, Tail(bytes)) = reader.read(Tail(bytes)).await;
-    ReadDone { reader, bytes, result }
+    ReadDone {
+        reader,
+        bytes,
+        result,
+    }
 }
 
 /// The receiving half of a connection. `F` is the future of [`read_more`].
@@ -140,7 +144,9 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
 
     /// Begins a read unless one is under way.
     fn begin(&mut self) {
-        let Some(reader) = self.reader.take() else { return };
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
         let mut bytes = std::mem::take(&mut self.bytes);
         if self.used > 0 {
             bytes.drain(..self.used);
@@ -152,8 +158,12 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Some(read) = self.pending.as_mut().as_pin_mut() else { return Poll::Ready(Ok(0)) };
-        let Poll::Ready(done) = read.poll(cx) else { return Poll::Pending };
+        let Some(read) = self.pending.as_mut().as_pin_mut() else {
+            return Poll::Ready(Ok(0));
+        };
+        let Poll::Ready(done) = read.poll(cx) else {
+            return Poll::Pending;
+        };
         self.pending.set(None);
         self.reader = Some(done.reader);
         self.bytes = done.bytes;

@@ -27,7 +27,10 @@ struct Shared<T> {
 /// No file descriptor is left.
 pub fn mailbox<T>() -> io::Result<(Sender<T>, Mailbox<T>)> {
     let bell = EventFd::new(true)?;
-    let shared = Arc::new(Shared { queue: Mutex::new(Vec::new()), bell });
+    let shared = Arc::new(Shared {
+        queue: Mutex::new(Vec::new()),
+        bell,
+    });
     Ok((Sender(shared.clone()), Mailbox(shared)))
 }
 

@@ -22,7 +22,7 @@ mod watch;
 use std::sync::Arc;
 
 use crate::message::Method;
-use crate::route::table::RouteTable;
+use crate::route::RouteTable;
 
 /// What the gateway needs to know to serve.
 #[derive(Clone, Debug)]

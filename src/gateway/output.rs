@@ -86,7 +86,13 @@ pub struct Output {
 impl Output {
     /// The half that writes to `writer`, watched by `watch`.
     pub fn new(writer: OwnedWriteHalf<UnixStream>, watch: Rc<Watch>, clock: Rc<Clock>) -> Output {
-        Output { writer, watch, clock, bytes: Vec::new(), head: Vec::new() }
+        Output {
+            writer,
+            watch,
+            clock,
+            bytes: Vec::new(),
+            head: Vec::new(),
+        }
     }
 
     /// Sends a whole answer of the hub's own. The body is left out in answer to HEAD.
@@ -103,7 +109,13 @@ impl Output {
         let length = Some(body.len() as u64);
         let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
         let date = self.clock.date();
-        encode_own_head(&mut self.bytes, status, fields, framing, &style(manner, &date));
+        encode_own_head(
+            &mut self.bytes,
+            status,
+            fields,
+            framing,
+            &style(manner, &date),
+        );
         if with_body {
             self.bytes.extend_from_slice(body);
         }
@@ -154,7 +166,9 @@ impl Output {
                 Err(_) => return Relayed::Broken("the worker stopped in the middle of a response"),
             };
         }
-        Relayed::Whole { reusable: manner.keep_alive && framing != BodyFraming::UntilClose }
+        Relayed::Whole {
+            reusable: manner.keep_alive && framing != BodyFraming::UntilClose,
+        }
     }
 
     /// Says that nothing more will be sent.
@@ -178,11 +192,16 @@ impl Output {
             return Err(BadHead::Codec(CodecError::Truncated));
         }
         let (status, fields) = decode_response(&self.head).map_err(BadHead::Codec)?;
-        let (framing, with_body) =
-            framing_for(status, manner.method, manner.version, frame.total);
+        let (framing, with_body) = framing_for(status, manner.method, manner.version, frame.total);
         let date = self.clock.date();
-        encode_worker_head(&mut self.bytes, status, fields, framing, &style(manner, &date))
-            .map_err(BadHead::Http)?;
+        encode_worker_head(
+            &mut self.bytes,
+            status,
+            fields,
+            framing,
+            &style(manner, &date),
+        )
+        .map_err(BadHead::Http)?;
         Ok((status, framing, with_body))
     }
 
@@ -209,7 +228,8 @@ impl Output {
         };
         let sent = if part <= COPY_MAX {
             let copied =
-                lane.memory().copy_response(frame.run, frame.body_at, part, &mut self.bytes);
+                lane.memory()
+                    .copy_response(frame.run, frame.body_at, part, &mut self.bytes);
             lane.return_frame(frame.run);
             if !copied {
                 return Err(Relayed::Broken("a frame does not hold what it announced"));
@@ -233,7 +253,10 @@ impl Output {
 
     /// Sends what is to be sent.
     async fn flush(&mut self) -> io::Result<()> {
-        let mut rest = Rest { bytes: std::mem::take(&mut self.bytes), sent: 0 };
+        let mut rest = Rest {
+            bytes: std::mem::take(&mut self.bytes),
+            sent: 0,
+        };
         let mut result = Ok(());
         while rest.sent < rest.bytes.len() {
             self.expect_progress();
@@ -275,11 +298,22 @@ impl Output {
 
     /// A client that takes nothing for too long is cut off.
     fn expect_progress(&self) {
-        self.watch.expect_write(self.clock.now_ms() + STALL_TIMEOUT_MS);
+        self.watch
+            .expect_write(self.clock.now_ms() + STALL_TIMEOUT_MS);
     }
 }
 
 fn style(manner: Manner, date: &[u8; 29]) -> HeadStyle<'_> {
-    let Manner { version, keep_alive, cors, .. } = manner;
-    HeadStyle { version, keep_alive, date, cors }
+    let Manner {
+        version,
+        keep_alive,
+        cors,
+        ..
+    } = manner;
+    HeadStyle {
+        version,
+        keep_alive,
+        date,
+        cors,
+    }
 }

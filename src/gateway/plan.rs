@@ -11,7 +11,7 @@ use crate::gateway::problem::Problem;
 use crate::gateway::shard::Shard;
 use crate::http::{Fault, parse_head};
 use crate::message::{BodyLength, Method, Params, RequestHead};
-use crate::route::table::Lookup;
+use crate::route::Lookup;
 use crate::shm::codec::{RequestParts, encode_request, encoded_request_len};
 
 /// Where parsed heads are put; one per shard, so that none is allocated.
@@ -66,7 +66,11 @@ impl Shard {
     /// The head is no head; the connection must be closed after the answer.
     pub fn plan(&self, raw: &[u8], peer: Option<SocketAddr>) -> Result<Plan, Fault> {
         let mut scratch = self.scratch.borrow_mut();
-        let Scratch { head, params, holds } = &mut *scratch;
+        let Scratch {
+            head,
+            params,
+            holds,
+        } = &mut *scratch;
         parse_head(raw, head)?;
         *holds += 1;
         let path = head.path.of(raw).unwrap_or_default();
@@ -95,8 +99,13 @@ impl Shard {
                     _ if target.sse => Action::Problem(Problem::no_streams()),
                     None => Action::Problem(Problem::no_worker(&target.name)),
                     Some(lane) => {
-                        let parts =
-                            RequestParts { route: target.route, head, params, raw, peer };
+                        let parts = RequestParts {
+                            route: target.route,
+                            head,
+                            params,
+                            raw,
+                            peer,
+                        };
                         Action::Dispatch(Dispatch {
                             lane,
                             head_len: encoded_request_len(&parts),
@@ -112,7 +121,12 @@ impl Shard {
                 Lookup::NotFound => Action::Problem(Problem::no_route(path)),
             }
         };
-        Ok(Plan { manner, body: head.body, expects_continue: head.expects_continue, action })
+        Ok(Plan {
+            manner,
+            body: head.body,
+            expects_continue: head.expects_continue,
+            action,
+        })
     }
 
     fn plan_control(
@@ -140,7 +154,11 @@ impl Shard {
         out: &mut [u8],
     ) -> Option<usize> {
         let mut scratch = self.scratch.borrow_mut();
-        let Scratch { head, params, holds } = &mut *scratch;
+        let Scratch {
+            head,
+            params,
+            holds,
+        } = &mut *scratch;
         if *holds != dispatch.holds {
             *holds += 1;
             parse_head(raw, head).ok()?;
@@ -154,7 +172,13 @@ impl Shard {
                 _ => return None,
             }
         }
-        let parts = RequestParts { route: dispatch.route, head, params, raw, peer };
+        let parts = RequestParts {
+            route: dispatch.route,
+            head,
+            params,
+            raw,
+            peer,
+        };
         encode_request(out, &parts)
     }
 }

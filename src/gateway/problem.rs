@@ -7,7 +7,7 @@ use crate::gateway::lane::Failure;
 use crate::http::Fault;
 use crate::http::problem::PROBLEM_TYPE;
 use crate::http::problem_body;
-use crate::route::methods::MethodSet;
+use crate::route::MethodSet;
 
 /// Seconds a client is asked to wait before it tries a route without a worker again.
 const RETRY_AFTER: &str = "1";
@@ -35,7 +35,13 @@ impl Problem {
         action: impl Into<Cow<'static, str>>,
     ) -> Problem {
         let (detail, action) = (detail.into(), action.into());
-        Problem { status, detail, action, allow: None, retry: false }
+        Problem {
+            status,
+            detail,
+            action,
+            allow: None,
+            retry: false,
+        }
     }
 
     /// 404: no route matches the path.
@@ -52,21 +58,30 @@ impl Problem {
     pub fn not_allowed(allow: MethodSet) -> Problem {
         let detail = "the path is registered, but not for this method";
         let action = "Use one of the methods in the Allow field.";
-        Problem { allow: Some(allow), ..Problem::new(405, detail, action) }
+        Problem {
+            allow: Some(allow),
+            ..Problem::new(405, detail, action)
+        }
     }
 
     /// 503: the route is known, but no worker answers it now.
     pub fn no_worker(name: &str) -> Problem {
         let detail = format!("the worker '{name}', which registered this route, is not attached");
         let action = "Start the worker again, or wait for it to come back.";
-        Problem { retry: true, ..Problem::new(503, detail, action) }
+        Problem {
+            retry: true,
+            ..Problem::new(503, detail, action)
+        }
     }
 
     /// 503: every slot was in use until the deadline.
     pub fn busy(name: &str) -> Problem {
         let detail = format!("every slot of the worker '{name}' stayed in use");
         let action = "Try again later; give the hub more --slots, or the worker more threads.";
-        Problem { retry: true, ..Problem::new(503, detail, action) }
+        Problem {
+            retry: true,
+            ..Problem::new(503, detail, action)
+        }
     }
 
     /// What a failed exchange means for the client: 502 or 504.

@@ -8,9 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
-use monoio::fs::File;
 use monoio::net::UnixStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
 
@@ -19,8 +17,8 @@ use crate::gateway::connection::serve;
 use crate::gateway::lane::{Ended, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
-pub use crate::gateway::timing::Timing;
 use crate::gateway::ticker::{Load, Ticker};
+pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlPlane, GatewayConfig, Routes};
 use crate::limits::{RING_ENTRIES, STOP_MS};
@@ -167,7 +165,11 @@ impl Shard {
         poll_fn(|cx| {
             *self.main.borrow_mut() = Some(cx.waker().clone());
             let late = self.clock.now_ms() >= self.stop_by_ms.get();
-            if self.watches.is_empty() || late { Poll::Ready(()) } else { Poll::Pending }
+            if self.watches.is_empty() || late {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
         })
         .await;
         Ok(())
@@ -222,19 +224,25 @@ impl Shard {
             }
             let mut lanes = shard.lanes.borrow_mut();
             if let Some(place) = lanes.get_mut(worker)
-                && place.as_ref().is_some_and(|current| Rc::ptr_eq(current, &lane))
+                && place
+                    .as_ref()
+                    .is_some_and(|current| Rc::ptr_eq(current, &lane))
             {
                 *place = None;
             }
             let reason = violation.map(|v| v.to_string());
-            shard.reports.send(Report::LaneEnded(shard.index, worker, reason));
+            shard
+                .reports
+                .send(Report::LaneEnded(shard.index, worker, reason));
         });
     }
 
     async fn accept_from(self: Rc<Self>, listener: OwnedFd) {
-        let Ok(ready) = listener.try_clone().map_err(io::Error::from).and_then(|fd| {
-            UnixStream::from_std(fd.into())
-        }) else {
+        let Ok(ready) = listener
+            .try_clone()
+            .map_err(io::Error::from)
+            .and_then(|fd| UnixStream::from_std(fd.into()))
+        else {
             return;
         };
         while !self.stopping.get() {

@@ -20,7 +20,9 @@ impl LaneStats {
     /// Counters at zero, over `slots` free slots.
     pub fn new(slots: u32) -> LaneStats {
         LaneStats {
-            slots: (0..slots).map(|_| AtomicU8::new(SlotState::Free as u8)).collect(),
+            slots: (0..slots)
+                .map(|_| AtomicU8::new(SlotState::Free as u8))
+                .collect(),
             requests: AtomicU64::new(0),
             wakes_to_worker: AtomicU64::new(0),
             wakes_to_hub: AtomicU64::new(0),
@@ -30,7 +32,9 @@ impl LaneStats {
 
     /// The state of each slot.
     pub fn slot_states(&self) -> impl Iterator<Item = SlotState> + '_ {
-        self.slots.iter().map(|s| SlotState::from_u8(s.load(Relaxed)))
+        self.slots
+            .iter()
+            .map(|s| SlotState::from_u8(s.load(Relaxed)))
     }
 
     /// The counters.
@@ -53,7 +57,9 @@ impl LaneStats {
 
     /// Notes that every slot is free.
     pub fn clear(&self) {
-        self.slots.iter().for_each(|slot| slot.store(SlotState::Free as u8, Relaxed));
+        self.slots
+            .iter()
+            .for_each(|slot| slot.store(SlotState::Free as u8, Relaxed));
     }
 
     /// Counts a request handed to the worker.

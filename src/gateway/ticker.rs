@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use monoio::net::UnixStream;
 
-use crate::limits::{TICK_MS, TICKS_TO_SLOW, TICK_SLOW_MS};
+use crate::limits::{TICK_MS, TICK_SLOW_MS, TICKS_TO_SLOW};
 use crate::sys::timer::TimerFd;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,11 @@ impl Ticker {
                 continue;
             }
             let load = tick();
-            self.calm_ticks.set(if load == Load::Requests { 0 } else { self.calm_ticks.get() + 1 });
+            self.calm_ticks.set(if load == Load::Requests {
+                0
+            } else {
+                self.calm_ticks.get() + 1
+            });
             let fast = self.pace.get() == Pace::Fast && self.calm_ticks.get() < TICKS_TO_SLOW;
             self.set(match load {
                 Load::Requests => Pace::Fast,

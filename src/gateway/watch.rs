@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use crate::sys::listen::{with_socket, shutdown_both, shutdown_read};
+use crate::sys::listen::{shutdown_both, shutdown_read, with_socket};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
 #[derive(Debug)]
@@ -85,7 +85,11 @@ impl Watches {
             resting: Cell::new(false),
         });
         let key = self.0.borrow_mut().insert(watch.clone());
-        Entered { watches: self.clone(), key, watch }
+        Entered {
+            watches: self.clone(),
+            key,
+            watch,
+        }
     }
 
     /// Whether there is no connection.

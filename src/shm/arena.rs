@@ -21,7 +21,12 @@ impl SlotMap {
         if let (Some(last), rest @ 1..) = (free.last_mut(), slots % 64) {
             *last = (1 << rest) - 1;
         }
-        SlotMap { free, slots, free_count: slots, hint: 0 }
+        SlotMap {
+            free,
+            slots,
+            free_count: slots,
+            hint: 0,
+        }
     }
 
     /// Number of slots.
@@ -39,8 +44,15 @@ impl SlotMap {
         if count == 0 || count > self.free_count {
             return None;
         }
-        let first = if count == 1 { self.first_free() } else { self.first_fit(count) }?;
-        let run = Run { first, slots: count };
+        let first = if count == 1 {
+            self.first_free()
+        } else {
+            self.first_fit(count)
+        }?;
+        let run = Run {
+            first,
+            slots: count,
+        };
         self.for_each_word(run, |word, mask| *word &= !mask);
         self.free_count -= count;
         while self.free.get(self.hint) == Some(&0) {
@@ -85,7 +97,12 @@ impl SlotMap {
     }
 
     fn first_free(&self) -> Option<u32> {
-        let (word, bits) = self.free.iter().enumerate().skip(self.hint).find(|(_, w)| **w != 0)?;
+        let (word, bits) = self
+            .free
+            .iter()
+            .enumerate()
+            .skip(self.hint)
+            .find(|(_, w)| **w != 0)?;
         Some((word * 64) as u32 + bits.trailing_zeros())
     }
 
@@ -133,7 +150,11 @@ impl SlotMap {
         while bit < end {
             let offset = bit % 64;
             let count = (64 - offset).min(end - bit);
-            let mask = if count == 64 { u64::MAX } else { ((1 << count) - 1) << offset };
+            let mask = if count == 64 {
+                u64::MAX
+            } else {
+                ((1 << count) - 1) << offset
+            };
             f(&mut self.free[bit as usize / 64], mask);
             bit += count;
         }
@@ -166,10 +187,16 @@ mod tests {
                 let want = 1 + (next(&mut state) % 9) as u32 * (1 + (next(&mut state) % 9) as u32);
                 if next(&mut state) % 2 == 0 {
                     let expected = (0..slots as usize).find(|&at| {
-                        model.get(at..at + want as usize).is_some_and(|w| w.iter().all(|f| *f))
+                        model
+                            .get(at..at + want as usize)
+                            .is_some_and(|w| w.iter().all(|f| *f))
                     });
                     let got = map.allocate(want);
-                    assert_eq!(got.map(|r| r.first as usize), expected, "slots {slots} want {want}");
+                    assert_eq!(
+                        got.map(|r| r.first as usize),
+                        expected,
+                        "slots {slots} want {want}"
+                    );
                     if let Some(run) = got {
                         assert!(!map.take(run));
                         model[run.first as usize..][..want as usize].fill(false);
@@ -181,7 +208,10 @@ mod tests {
                     assert!(!map.release(run), "released twice");
                     model[run.first as usize..][..run.slots as usize].fill(true);
                 }
-                assert_eq!(map.free_count() as usize, model.iter().filter(|f| **f).count());
+                assert_eq!(
+                    map.free_count() as usize,
+                    model.iter().filter(|f| **f).count()
+                );
             }
         }
     }
@@ -190,7 +220,10 @@ mod tests {
     fn a_run_that_no_arena_holds_changes_nothing() {
         let mut map = SlotMap::new(100);
         for run in [(0, 0), (100, 1), (99, 2), (u32::MAX, 1), (1, u32::MAX)] {
-            let run = Run { first: run.0, slots: run.1 };
+            let run = Run {
+                first: run.0,
+                slots: run.1,
+            };
             assert!(!map.take(run) && !map.release(run));
         }
         assert_eq!(map.free_count(), 100);

@@ -66,8 +66,12 @@ impl std::fmt::Display for CodecError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             CodecError::Truncated => "a head ends before what it announces",
-            CodecError::TooMany => "a head counts more fields, parameters or bytes than the ABI allows",
-            CodecError::UnknownCode => "a head has a method, version or address family unknown to the ABI",
+            CodecError::TooMany => {
+                "a head counts more fields, parameters or bytes than the ABI allows"
+            }
+            CodecError::UnknownCode => {
+                "a head has a method, version or address family unknown to the ABI"
+            }
             CodecError::BadRange => "a head has a range that reaches past its end",
         })
     }
@@ -127,7 +131,10 @@ pub fn encode_request(out: &mut [u8], parts: &RequestParts<'_>) -> Option<usize>
     let (fixed, rest) = out.split_at_mut(PREFIX_LEN);
     prefix.write(fixed);
     let (spans, rest) = rest.split_at_mut(parts.params.as_slice().len() * SPAN_LEN);
-    for (place, span) in spans.chunks_exact_mut(SPAN_LEN).zip(parts.params.as_slice()) {
+    for (place, span) in spans
+        .chunks_exact_mut(SPAN_LEN)
+        .zip(parts.params.as_slice())
+    {
         place.copy_from_slice(&span_bytes(*span));
     }
     let (table, raw) = rest.split_at_mut(head.fields().len() * FIELD_LEN);
@@ -156,17 +163,23 @@ pub struct RequestView<'a> {
 /// # Errors
 /// Why the bytes are no request head.
 pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
-    let (fixed, rest) = bytes.split_at_checked(PREFIX_LEN).ok_or(CodecError::Truncated)?;
+    let (fixed, rest) = bytes
+        .split_at_checked(PREFIX_LEN)
+        .ok_or(CodecError::Truncated)?;
     let prefix = RequestPrefix::read(fixed);
     let (fields, params) = (prefix.field_count as usize, prefix.param_count as usize);
     if fields > MAX_FIELDS || params > MAX_PARAMS || prefix.raw_len as usize > MAX_HEAD {
         return Err(CodecError::TooMany);
     }
-    let (params, rest) =
-        rest.split_at_checked(params * SPAN_LEN).ok_or(CodecError::Truncated)?;
-    let (fields, rest) =
-        rest.split_at_checked(fields * FIELD_LEN).ok_or(CodecError::Truncated)?;
-    let raw = rest.get(..prefix.raw_len as usize).ok_or(CodecError::Truncated)?;
+    let (params, rest) = rest
+        .split_at_checked(params * SPAN_LEN)
+        .ok_or(CodecError::Truncated)?;
+    let (fields, rest) = rest
+        .split_at_checked(fields * FIELD_LEN)
+        .ok_or(CodecError::Truncated)?;
+    let raw = rest
+        .get(..prefix.raw_len as usize)
+        .ok_or(CodecError::Truncated)?;
     let method = Method::from_u8(prefix.method).ok_or(CodecError::UnknownCode)?;
     let version = match prefix.version {
         0 => Version::Http10,
@@ -187,8 +200,14 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
         && within(prefix.path)
         && within(prefix.query)
         && view.param_spans().all(within)
-        && view.field_spans().all(|f| within(f.name) && within(f.value));
-    if ranges_hold { Ok(view) } else { Err(CodecError::BadRange) }
+        && view
+            .field_spans()
+            .all(|f| within(f.name) && within(f.value));
+    if ranges_hold {
+        Ok(view)
+    } else {
+        Err(CodecError::BadRange)
+    }
 }
 
 impl<'a> RequestView<'a> {
@@ -241,7 +260,8 @@ impl<'a> RequestView<'a> {
     /// The field lines in the order received: name and value.
     pub fn fields(&self) -> impl ExactSizeIterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         let raw = self.raw;
-        self.field_spans().map(move |f| (&raw[f.name.range()], &raw[f.value.range()]))
+        self.field_spans()
+            .map(move |f| (&raw[f.name.range()], &raw[f.value.range()]))
     }
 
     /// Bytes of the encoded head.
@@ -254,9 +274,10 @@ impl<'a> RequestView<'a> {
     }
 
     fn field_spans(&self) -> impl ExactSizeIterator<Item = FieldSpan> + use<'a> {
-        self.fields
-            .chunks_exact(FIELD_LEN)
-            .map(|f| FieldSpan { name: span_at(&f[..SPAN_LEN]), value: span_at(&f[SPAN_LEN..]) })
+        self.fields.chunks_exact(FIELD_LEN).map(|f| FieldSpan {
+            name: span_at(&f[..SPAN_LEN]),
+            value: span_at(&f[SPAN_LEN..]),
+        })
     }
 }
 
@@ -278,8 +299,9 @@ pub fn response_prefix(status: u16, fields_len: usize) -> [u8; RESPONSE_PREFIX_L
 /// # Errors
 /// Why the bytes are no response head.
 pub fn decode_response(bytes: &[u8]) -> Result<(u16, &[u8]), CodecError> {
-    let (prefix, rest) =
-        bytes.split_at_checked(RESPONSE_PREFIX_LEN).ok_or(CodecError::Truncated)?;
+    let (prefix, rest) = bytes
+        .split_at_checked(RESPONSE_PREFIX_LEN)
+        .ok_or(CodecError::Truncated)?;
     let status = u16::from_le_bytes([prefix[0], prefix[1]]);
     let len = u32::from_le_bytes([prefix[4], prefix[5], prefix[6], prefix[7]]) as usize;
     if len > MAX_RESPONSE_HEAD {
@@ -380,9 +402,11 @@ mod tests {
             query: Some(span(b"q=1&q=2")),
             ..RequestHead::default()
         };
-        for (name, value) in
-            [(&b"Host"[..], &b"a"[..]), (b"X", b"\xFF\xFE"), (b"x", b"two")]
-        {
+        for (name, value) in [
+            (&b"Host"[..], &b"a"[..]),
+            (b"X", b"\xFF\xFE"),
+            (b"x", b"two"),
+        ] {
             let line = [name, b": ", value].concat();
             let at = span(&line).start as usize;
             head.push_field(FieldSpan {
@@ -398,28 +422,53 @@ mod tests {
     #[test]
     fn a_request_head_comes_back_as_it_went() {
         let (head, params) = sample();
-        for peer in [None, Some("127.0.0.1:80".parse().unwrap()), Some("[::1]:9".parse().unwrap())] {
-            let parts =
-                RequestParts { route: 70_000, head: &head, params: &params, raw: RAW, peer };
+        for peer in [
+            None,
+            Some("127.0.0.1:80".parse().unwrap()),
+            Some("[::1]:9".parse().unwrap()),
+        ] {
+            let parts = RequestParts {
+                route: 70_000,
+                head: &head,
+                params: &params,
+                raw: RAW,
+                peer,
+            };
             let mut out = vec![0xAA; 4096];
             let len = encode_request(&mut out, &parts).unwrap();
             assert_eq!(len, encoded_request_len(&parts));
             assert_eq!(out[len], 0xAA, "nothing is written past the end");
             let view = decode_request(&out).unwrap();
-            assert_eq!((view.route(), view.method(), view.peer()), (70_000, Method::Post, peer));
+            assert_eq!(
+                (view.route(), view.method(), view.peer()),
+                (70_000, Method::Post, peer)
+            );
             assert_eq!((view.raw(), view.encoded_len()), (RAW, len));
             assert_eq!(view.path(), b"/items/7%20x");
             assert_eq!(view.query(), Some(&b"q=1&q=2"[..]));
             assert_eq!(view.params().collect::<Vec<_>>(), [b"7%20x"]);
             let fields: Vec<_> = view.fields().collect();
-            assert_eq!(fields, [(&b"Host"[..], &b"a"[..]), (b"X", b"\xFF\xFE"), (b"x", b"two")]);
+            assert_eq!(
+                fields,
+                [
+                    (&b"Host"[..], &b"a"[..]),
+                    (b"X", b"\xFF\xFE"),
+                    (b"x", b"two")
+                ]
+            );
         }
     }
 
     #[test]
     fn a_slot_too_small_is_refused_at_every_size() {
         let (head, params) = sample();
-        let parts = RequestParts { route: 0, head: &head, params: &params, raw: RAW, peer: None };
+        let parts = RequestParts {
+            route: 0,
+            head: &head,
+            params: &params,
+            raw: RAW,
+            peer: None,
+        };
         let len = encoded_request_len(&parts);
         let mut out = vec![0; len];
         for size in 0..len {
@@ -427,26 +476,43 @@ mod tests {
         }
         encode_request(&mut out, &parts).unwrap();
         for size in 0..len {
-            assert_eq!(decode_request(&out[..size]).unwrap_err(), CodecError::Truncated);
+            assert_eq!(
+                decode_request(&out[..size]).unwrap_err(),
+                CodecError::Truncated
+            );
         }
     }
 
     #[test]
     fn ranges_past_the_end_are_refused() {
         let (head, params) = sample();
-        let parts = RequestParts { route: 0, head: &head, params: &params, raw: RAW, peer: None };
+        let parts = RequestParts {
+            route: 0,
+            head: &head,
+            params: &params,
+            raw: RAW,
+            peer: None,
+        };
         let mut good = vec![0; 4096];
         let len = encode_request(&mut good, &parts).unwrap();
         good.truncate(len);
         for at in [16, 20, 24, 48, 52, 56] {
             let mut bad = good.clone();
             bad[at..at + 4].copy_from_slice(&[0xFF; 4]);
-            assert_eq!(decode_request(&bad).unwrap_err(), CodecError::BadRange, "at {at}");
+            assert_eq!(
+                decode_request(&bad).unwrap_err(),
+                CodecError::BadRange,
+                "at {at}"
+            );
         }
         for (at, byte) in [(4, 99), (5, 9), (7, 5)] {
             let mut bad = good.clone();
             bad[at] = byte;
-            assert_eq!(decode_request(&bad).unwrap_err(), CodecError::UnknownCode, "at {at}");
+            assert_eq!(
+                decode_request(&bad).unwrap_err(),
+                CodecError::UnknownCode,
+                "at {at}"
+            );
         }
     }
 

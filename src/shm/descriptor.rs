@@ -109,7 +109,10 @@ impl Descriptor {
 
     /// The frame's run of slots.
     pub const fn run(&self) -> Run {
-        Run { first: self.first, slots: self.slots as u32 }
+        Run {
+            first: self.first,
+            slots: self.slots as u32,
+        }
     }
 }
 

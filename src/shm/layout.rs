@@ -110,7 +110,10 @@ impl std::fmt::Display for GeometryError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             GeometryError::Slots(n) => {
-                write!(f, "{n} slots: give a number from {MIN_SLOTS} to {MAX_SLOTS}")
+                write!(
+                    f,
+                    "{n} slots: give a number from {MIN_SLOTS} to {MAX_SLOTS}"
+                )
             }
             GeometryError::SlotSize(n) => write!(
                 f,
@@ -222,7 +225,10 @@ mod tests {
         for (slots, size) in [(16, 4096), (512, 4096), (4096, 65536), (32768, 4096)] {
             let g = Geometry::new(slots, size).unwrap();
             assert!(g.ring_entries().is_power_of_two());
-            assert_eq!(g.cancel_offset(), RING_OFFSET + g.ring_entries() as usize * 32);
+            assert_eq!(
+                g.cancel_offset(),
+                RING_OFFSET + g.ring_entries() as usize * 32
+            );
             assert!(g.arena_offset() >= g.cancel_offset() + slots as usize * 4);
             assert_eq!(g.arena_offset() % PAGE, 0);
             assert_eq!(g.memory_len() % PAGE, 0);
@@ -234,7 +240,10 @@ mod tests {
         assert_eq!(Geometry::new(0, 4096), Err(GeometryError::Slots(0)));
         assert_eq!(Geometry::new(64, 5000), Err(GeometryError::SlotSize(5000)));
         assert_eq!(Geometry::new(64, 0), Err(GeometryError::SlotSize(0)));
-        assert!(matches!(Geometry::new(32768, 1 << 20), Err(GeometryError::Arena(_))));
+        assert!(matches!(
+            Geometry::new(32768, 1 << 20),
+            Err(GeometryError::Arena(_))
+        ));
         let said = Geometry::new(0, 4096).unwrap_err().to_string();
         assert!(said.contains("16 to 32768"), "{said}");
     }

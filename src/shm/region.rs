@@ -80,7 +80,9 @@ impl<Side> LaneMemory<Side> {
 
     /// The bytes of slots this process owns and has not lent.
     pub fn bytes_mut<'a>(&'a self, slots: &'a mut Slots) -> &'a mut [u8] {
-        let (at, len) = self.span(slots.run).expect("an arena's run lies in its own memory");
+        let (at, len) = self
+            .span(slots.run)
+            .expect("an arena's run lies in its own memory");
         // SAFETY: the range lies in the arena of a writable mapping that lives as long as `self`.
         // `Slots` is not clonable and its run comes from the arena's allocator, so no other
         // reference to these bytes exists; the other process maps them read-only.
@@ -118,11 +120,22 @@ impl<Side> LaneMemory<Side> {
         Some(unsafe { self.peer.as_ptr().add(at + offset) })
     }
 
-    fn checked(own: WritableMapping, peer: ReadOnlyMapping, geometry: Geometry) -> io::Result<Self> {
+    fn checked(
+        own: WritableMapping,
+        peer: ReadOnlyMapping,
+        geometry: Geometry,
+    ) -> io::Result<Self> {
         if own.len() < geometry.memory_len() || peer.len() < geometry.memory_len() {
-            return Err(io::Error::other("a lane's memory is smaller than its geometry says"));
+            return Err(io::Error::other(
+                "a lane's memory is smaller than its geometry says",
+            ));
         }
-        Ok(LaneMemory { own, peer, geometry, side: PhantomData })
+        Ok(LaneMemory {
+            own,
+            peer,
+            geometry,
+            side: PhantomData,
+        })
     }
 }
 
@@ -164,7 +177,9 @@ impl LaneMemory<HubSide> {
     /// Copies a part of a response frame to the end of `out`; `false`, with nothing appended, where
     /// the part reaches past the frame or the frame past the arena.
     pub fn copy_response(&self, run: Run, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
-        let Some(from) = self.peer_span(run, offset, len) else { return false };
+        let Some(from) = self.peer_span(run, offset, len) else {
+            return false;
+        };
         out.reserve(len);
         // SAFETY: `from` has `len` readable bytes and `out` room for as many; they cannot overlap.
         // The worker may write while this reads: the copy may be torn, which is the worker's own
@@ -194,8 +209,13 @@ impl LaneMemory<WorkerSide> {
             return Err(refuse("the request memory has no header".into()));
         }
         // SAFETY: the identity lies in the header page, which the mapping has, and is plain data.
-        let identity =
-            unsafe { request.as_ptr().add(IDENTITY_OFFSET).cast::<Identity>().read() };
+        let identity = unsafe {
+            request
+                .as_ptr()
+                .add(IDENTITY_OFFSET)
+                .cast::<Identity>()
+                .read()
+        };
         if identity.magic != MAGIC {
             return Err(refuse("the request memory is not a slotway lane".into()));
         }
@@ -208,7 +228,9 @@ impl LaneMemory<WorkerSide> {
         let geometry = Geometry::new(identity.slots, identity.slot_size)
             .map_err(|e| refuse(format!("the lane's geometry is impossible: {e}")))?;
         if identity != geometry.identity() {
-            return Err(refuse("the lane's offsets do not follow from its geometry".into()));
+            return Err(refuse(
+                "the lane's offsets do not follow from its geometry".into(),
+            ));
         }
         Self::checked(response, request, geometry)
     }
@@ -259,7 +281,9 @@ pub struct Arena {
 impl Arena {
     /// An arena of this many free slots. One per memory, or the promise of [`Slots`] is broken.
     pub(crate) fn new(slots: u32) -> Arena {
-        Arena { map: SlotMap::new(slots) }
+        Arena {
+            map: SlotMap::new(slots),
+        }
     }
 
     /// Takes `count` consecutive slots; `None` where no such run is free or `count` is zero.
@@ -275,14 +299,25 @@ impl Arena {
 
     /// Keeps the first `keep` slots, at least one, and frees the rest, which is returned too.
     pub fn trim(&mut self, slots: Slots, keep: u32) -> (Slots, Run) {
-        let Run { first, slots: count } = slots.run;
+        let Run {
+            first,
+            slots: count,
+        } = slots.run;
         let keep = keep.clamp(1, count);
-        let rest = Run { first: first + keep, slots: count - keep };
+        let rest = Run {
+            first: first + keep,
+            slots: count - keep,
+        };
         if !rest.is_empty() {
             let freed = self.map.release(rest);
             debug_assert!(freed, "slots are released once");
         }
-        (Slots { run: Run { first, slots: keep } }, rest)
+        (
+            Slots {
+                run: Run { first, slots: keep },
+            },
+            rest,
+        )
     }
 
     /// Lends slots to the other process. They stay taken until [`Arena::take_back`].
@@ -326,7 +361,14 @@ impl<Side> WriteRing for Outbound<'_, Side> {
         let at = entry_offset(index, self.entries());
         // SAFETY: the entry lies in the ring of the own, writable mapping and is aligned to eight;
         // the indices give it to this producer, and the other process only reads it.
-        unsafe { self.0.own.as_mut_ptr().add(at).cast::<Descriptor>().write(descriptor) }
+        unsafe {
+            self.0
+                .own
+                .as_mut_ptr()
+                .add(at)
+                .cast::<Descriptor>()
+                .write(descriptor)
+        }
     }
 }
 
@@ -348,7 +390,14 @@ impl<Side> ReadRing for Inbound<'_, Side> {
         // SAFETY: the entry lies in the ring of the peer's mapping and is aligned to eight. It is
         // copied once, volatile, so that what is validated is what is used even if the peer writes
         // meanwhile; any bytes are a valid `Descriptor`.
-        unsafe { self.0.peer.as_ptr().add(at).cast::<Descriptor>().read_volatile() }
+        unsafe {
+            self.0
+                .peer
+                .as_ptr()
+                .add(at)
+                .cast::<Descriptor>()
+                .read_volatile()
+        }
     }
 }
 

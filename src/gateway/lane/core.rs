@@ -175,7 +175,14 @@ impl LaneCore {
             arena: Arena::new(slots),
             lent: vec![(0, 0); slots as usize].into(),
             held: SlotMap::new(slots),
-            held_for: vec![ExchangeId { index: 0, generation: 0 }; slots as usize].into(),
+            held_for: vec![
+                ExchangeId {
+                    index: 0,
+                    generation: 0
+                };
+                slots as usize
+            ]
+            .into(),
             exchanges: (0..slots).map(|_| exchange()).collect(),
             free: (0..slots).rev().collect(),
             ping: None,
@@ -203,7 +210,10 @@ impl LaneCore {
 
     /// Exchanges somebody still waits for.
     pub fn in_flight(&self) -> usize {
-        self.exchanges.iter().filter(|e| e.stage != Stage::Free && !e.abandoned).count()
+        self.exchanges
+            .iter()
+            .filter(|e| e.stage != Stage::Free && !e.abandoned)
+            .count()
     }
 
     /// Opens an exchange with its first `slots` slots. `None` where either has run out.
@@ -220,7 +230,13 @@ impl LaneCore {
         exchange.failure = None;
         exchange.complete = false;
         exchange.deadline_ms = u64::MAX;
-        Some((ExchangeId { index, generation: exchange.generation }, slots))
+        Some((
+            ExchangeId {
+                index,
+                generation: exchange.generation,
+            },
+            slots,
+        ))
     }
 
     /// Takes slots for a further frame.
@@ -238,14 +254,17 @@ impl LaneCore {
 
     /// Keeps only the first slots, as many as hold `bytes`.
     pub fn trim(&mut self, slots: Slots, bytes: usize) -> Slots {
-        let (slots, rest) = self.arena.trim(slots, self.memory.geometry().slots_for(bytes) as u32);
+        let (slots, rest) = self
+            .arena
+            .trim(slots, self.memory.geometry().slots_for(bytes) as u32);
         self.stats.mark(rest, SlotState::Free);
         slots
     }
 
     /// Whether a frame of this exchange may be submitted without more than `window` at the worker.
     pub fn may_submit(&self, id: ExchangeId, window: usize) -> bool {
-        self.get(id).is_none_or(|e| (e.lent as usize) < window || e.stage == Stage::Ended)
+        self.get(id)
+            .is_none_or(|e| (e.lent as usize) < window || e.stage == Stage::Ended)
     }
 
     /// Hands a frame to the worker. The first of an exchange carries its head.
@@ -279,7 +298,11 @@ impl LaneCore {
         let run = Arena::lend(slots);
         self.lent[run.first as usize] = (id.index, run.slots);
         self.push(Descriptor {
-            kind: if first { Submission::Request } else { Submission::Body } as u8,
+            kind: if first {
+                Submission::Request
+            } else {
+                Submission::Body
+            } as u8,
             flags: frame.flags,
             slots: run.slots as u16,
             first: run.first,
@@ -298,10 +321,19 @@ impl LaneCore {
     ///
     /// # Errors
     /// The worker does not read its ring.
-    pub fn end_body(&mut self, id: ExchangeId, abort: u8, deadline_ms: u64) -> Result<(), Violation> {
+    pub fn end_body(
+        &mut self,
+        id: ExchangeId,
+        abort: u8,
+        deadline_ms: u64,
+    ) -> Result<(), Violation> {
         let dead = self.dead;
-        let Some(exchange) = self.get_mut(id) else { return Ok(()) };
-        if dead || exchange.complete || !matches!(exchange.stage, Stage::Waiting | Stage::Responding)
+        let Some(exchange) = self.get_mut(id) else {
+            return Ok(());
+        };
+        if dead
+            || exchange.complete
+            || !matches!(exchange.stage, Stage::Waiting | Stage::Responding)
         {
             return Ok(());
         }
@@ -327,16 +359,23 @@ impl LaneCore {
     /// Tells the worker that the client has stopped sending and may be gone. The answer is still
     /// relayed, in case it is not.
     pub fn client_left(&self, id: ExchangeId) {
-        if self.get(id).is_some_and(|e| matches!(e.stage, Stage::Waiting | Stage::Responding)) {
+        if self
+            .get(id)
+            .is_some_and(|e| matches!(e.stage, Stage::Waiting | Stage::Responding))
+        {
             let word = id.generation | CLIENT_LEFT;
-            self.memory.cancel_word(id.index).store(word, Ordering::Release);
+            self.memory
+                .cancel_word(id.index)
+                .store(word, Ordering::Release);
         }
     }
 
     /// The next frame of an exchange, or its failure. `None`: nothing yet, and `waker` is called
     /// when that changes.
     pub fn poll_frame(&mut self, id: ExchangeId, waker: &Waker) -> Option<Result<Frame, Failure>> {
-        let Some(exchange) = self.get_mut(id) else { return Some(Err(Failure::WorkerGone)) };
+        let Some(exchange) = self.get_mut(id) else {
+            return Some(Err(Failure::WorkerGone));
+        };
         if let Some(frame) = exchange.frames.pop_front() {
             return Some(Ok(frame));
         }
@@ -393,7 +432,9 @@ impl LaneCore {
     /// # Errors
     /// The worker does not read its ring.
     pub fn finish(&mut self, id: ExchangeId) -> Result<(), Violation> {
-        let Some(exchange) = self.get_mut(id) else { return Ok(()) };
+        let Some(exchange) = self.get_mut(id) else {
+            return Ok(());
+        };
         exchange.abandoned = true;
         exchange.waker = None;
         exchange.deadline_ms = u64::MAX;
@@ -403,7 +444,9 @@ impl LaneCore {
             exchange.stage = Stage::Ended;
         }
         if unanswered {
-            self.memory.cancel_word(id.index).store(id.generation, Ordering::Release);
+            self.memory
+                .cancel_word(id.index)
+                .store(id.generation, Ordering::Release);
         }
         for frame in &frames {
             self.return_frame(frame.run)?;
@@ -421,7 +464,9 @@ impl LaneCore {
         let mut turn = Turn::default();
         while turn.taken < limit && !self.dead {
             let next = self.completions.pop(&self.memory.inbound());
-            let Some(d) = next.map_err(|_| Violation::RingIndex)? else { break };
+            let Some(d) = next.map_err(|_| Violation::RingIndex)? else {
+                break;
+            };
             turn.taken += 1;
             match Completion::from_u8(d.kind).ok_or(Violation::UnknownKind(d.kind))? {
                 Completion::Response => self.on_frame(&d, true)?,
@@ -449,7 +494,10 @@ impl LaneCore {
             return false;
         }
         let doorbell = self.memory.own_word(Word::Doorbell);
-        let sleeps = self.caller.call(doorbell, self.memory.peer_word(Word::Sleep)) > 0;
+        let sleeps = self
+            .caller
+            .call(doorbell, self.memory.peer_word(Word::Sleep))
+            > 0;
         if sleeps {
             self.stats.count_wake_to_worker();
         }
@@ -462,7 +510,9 @@ impl LaneCore {
     /// The worker's ring index cannot be true.
     pub fn arm(&mut self) -> Result<bool, Violation> {
         self.sleeper.arm(self.memory.own_word(Word::Sleep));
-        self.completions.refresh(&self.memory.inbound()).map_err(|_| Violation::RingIndex)
+        self.completions
+            .refresh(&self.memory.inbound())
+            .map_err(|_| Violation::RingIndex)
     }
 
     /// The hub is awake.
@@ -472,7 +522,9 @@ impl LaneCore {
 
     /// Says whether the hub waits for slots, so that a return is worth a wake.
     pub fn set_starved(&mut self, starved: bool) {
-        self.memory.own_word(Word::Starved).store(starved as u32, Ordering::Relaxed);
+        self.memory
+            .own_word(Word::Starved)
+            .store(starved as u32, Ordering::Relaxed);
         // SYNC POINT starved: pairs with the fence of a worker that has published a return.
         fence(Ordering::SeqCst);
     }
@@ -486,7 +538,11 @@ impl LaneCore {
         if !missed {
             self.ping = Some(number);
             let kind = Submission::Ping as u8;
-            self.push(Descriptor { kind, generation: number, ..Descriptor::default() })?;
+            self.push(Descriptor {
+                kind,
+                generation: number,
+                ..Descriptor::default()
+            })?;
             self.call_due = true;
         }
         Ok(missed)
@@ -499,12 +555,17 @@ impl LaneCore {
 
     /// Tells the worker what will become of the lane.
     pub fn set_phase(&mut self, phase: Phase) {
-        self.memory.own_word(Word::Phase).store(phase as u32, Ordering::Release);
+        self.memory
+            .own_word(Word::Phase)
+            .store(phase as u32, Ordering::Release);
     }
 
     /// Fails every exchange that is overdue at `now_ms`. Returns how many that were.
     pub fn expire(&mut self, now_ms: u64) -> usize {
-        let overdue = self.exchanges.iter_mut().filter(|e| e.deadline_ms <= now_ms);
+        let overdue = self
+            .exchanges
+            .iter_mut()
+            .filter(|e| e.deadline_ms <= now_ms);
         overdue.map(|e| e.fail(Failure::Deadline)).count()
     }
 
@@ -513,7 +574,9 @@ impl LaneCore {
         if !std::mem::replace(&mut self.dead, true) {
             self.set_phase(Phase::Closed);
             self.stats.clear();
-            self.exchanges.iter_mut().for_each(|e| e.fail(Failure::WorkerGone));
+            self.exchanges
+                .iter_mut()
+                .for_each(|e| e.fail(Failure::WorkerGone));
         }
     }
 
@@ -535,14 +598,20 @@ impl LaneCore {
         let (head_len, body_len) = (d.head_len as usize, d.body_len as usize);
         let body_at = body_offset(head_len);
         let size = d.slots as usize * geometry.slot_size();
-        if (head_len > 0) != first || body_at > size.max(head_len) || body_len > size.saturating_sub(body_at)
+        if (head_len > 0) != first
+            || body_at > size.max(head_len)
+            || body_len > size.saturating_sub(body_at)
         {
             return Err(Violation::BadFrame);
         }
         if d.slots > 0 && !self.held.take(d.run()) {
             // Either past the arena or over a frame that has not been returned.
             let past = d.first as u64 + d.slots as u64 > geometry.slots() as u64;
-            return Err(if past { Violation::BadFrame } else { Violation::Overlap });
+            return Err(if past {
+                Violation::BadFrame
+            } else {
+                Violation::Overlap
+            });
         }
         if first {
             exchange.stage = Stage::Responding;
@@ -561,8 +630,10 @@ impl LaneCore {
         }
         if d.slots > 0 {
             exchange.held += 1;
-            self.held_for[d.first as usize] =
-                ExchangeId { index: d.exchange, generation: d.generation };
+            self.held_for[d.first as usize] = ExchangeId {
+                index: d.exchange,
+                generation: d.generation,
+            };
         }
         exchange.deadline_ms = match d.slots {
             0 if exchange.complete => self.now_ms + self.timeout_ms,
@@ -592,7 +663,10 @@ impl LaneCore {
 
     fn on_return(&mut self, d: &Descriptor) -> Result<(), Violation> {
         let run = d.run();
-        let lent = self.lent.get_mut(run.first as usize).ok_or(Violation::NotLent)?;
+        let lent = self
+            .lent
+            .get_mut(run.first as usize)
+            .ok_or(Violation::NotLent)?;
         let (index, slots) = *lent;
         if slots == 0 || slots != run.slots {
             return Err(Violation::NotLent);
@@ -622,18 +696,24 @@ impl LaneCore {
     }
 
     fn push(&mut self, d: Descriptor) -> Result<(), Violation> {
-        self.submissions.push(&self.memory.outbound(), d).map_err(|e| match e {
-            PushError::Full => Violation::RingNotRead,
-            PushError::BadIndex => Violation::RingIndex,
-        })
+        self.submissions
+            .push(&self.memory.outbound(), d)
+            .map_err(|e| match e {
+                PushError::Full => Violation::RingNotRead,
+                PushError::BadIndex => Violation::RingIndex,
+            })
     }
 
     fn get(&self, id: ExchangeId) -> Option<&Exchange> {
-        self.exchanges.get(id.index as usize).filter(|e| e.generation == id.generation)
+        self.exchanges
+            .get(id.index as usize)
+            .filter(|e| e.generation == id.generation)
     }
 
     fn get_mut(&mut self, id: ExchangeId) -> Option<&mut Exchange> {
-        self.exchanges.get_mut(id.index as usize).filter(|e| e.generation == id.generation)
+        self.exchanges
+            .get_mut(id.index as usize)
+            .filter(|e| e.generation == id.generation)
     }
 }
 

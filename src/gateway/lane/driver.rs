@@ -36,7 +36,9 @@ enum Look {
 impl Lane {
     /// Drives the lane until the worker is gone or the lane has drained.
     pub async fn drive(self: Rc<Lane>, doorbell: OwnedFd) -> Ended {
-        let Ok(doorbell) = File::from_std(doorbell.into()) else { return Ended::Dead };
+        let Ok(doorbell) = File::from_std(doorbell.into()) else {
+            return Ended::Dead;
+        };
         let mut buffer = Box::new([0; 8]);
         loop {
             if let Some(ended) = self.run_while_busy().await {
@@ -94,8 +96,13 @@ impl Lane {
             }
         }
         let now_ms = self.clock.now_ms();
-        let taken = self.core.borrow_mut().take_completions(COMPLETIONS_PER_TURN, now_ms);
-        let Some(turn) = self.judge(taken) else { return Look::Ended(Ended::Dead) };
+        let taken = self
+            .core
+            .borrow_mut()
+            .take_completions(COMPLETIONS_PER_TURN, now_ms);
+        let Some(turn) = self.judge(taken) else {
+            return Look::Ended(Ended::Dead);
+        };
         if turn.slots_returned {
             self.wake_first_in_line();
         }

@@ -135,7 +135,13 @@ impl Lane {
     ) -> Result<(Exchange, Slots), Failure> {
         let attempt = |core: &mut LaneCore| core.begin(slots, bodyless);
         let (id, slots) = self.acquire(attempt, expired).await?;
-        Ok((Exchange { lane: self.clone(), id }, slots))
+        Ok((
+            Exchange {
+                lane: self.clone(),
+                id,
+            },
+            slots,
+        ))
     }
 
     /// Gives back slots that were not submitted.
@@ -206,7 +212,11 @@ impl Lane {
         mut attempt: impl FnMut(&mut LaneCore) -> Option<T>,
         expired: impl Fn() -> bool,
     ) -> Result<T, Failure> {
-        let mut place = Place { lane: self, ticket: None, hunger: None };
+        let mut place = Place {
+            lane: self,
+            ticket: None,
+            hunger: None,
+        };
         poll_fn(|cx| {
             let mut core = self.core.borrow_mut();
             if core.is_dead() {
@@ -275,7 +285,10 @@ impl Place<'_> {
     fn line_up(&mut self, waker: &Waker) {
         let ticket = self.lane.next_ticket.get();
         self.lane.next_ticket.set(ticket + 1);
-        self.lane.queue.borrow_mut().push_back((ticket, waker.clone()));
+        self.lane
+            .queue
+            .borrow_mut()
+            .push_back((ticket, waker.clone()));
         self.ticket = Some(ticket);
         self.hunger = Some(Hunger::new(self.lane));
     }
@@ -332,7 +345,11 @@ impl Exchange {
     /// Hands a frame to the worker; the first carries the head. The worker hears of it when the
     /// tasks that are ready now have had their turn.
     pub fn submit(&self, slots: Slots, frame: RequestFrame, deadline_ms: u64) {
-        let result = self.lane.core.borrow_mut().submit(self.id, slots, frame, deadline_ms);
+        let result = self
+            .lane
+            .core
+            .borrow_mut()
+            .submit(self.id, slots, frame, deadline_ms);
         self.lane.judge(result);
         self.lane.wake_driver();
     }
@@ -348,7 +365,11 @@ impl Exchange {
     }
 
     fn end_body(&self, abort: u8, deadline_ms: u64) {
-        let result = self.lane.core.borrow_mut().end_body(self.id, abort, deadline_ms);
+        let result = self
+            .lane
+            .core
+            .borrow_mut()
+            .end_body(self.id, abort, deadline_ms);
         self.lane.judge(result);
         self.lane.wake_driver();
     }
@@ -392,7 +413,9 @@ impl Exchange {
         })
         .await?;
         drop(hunger);
-        self.lane.acquire(|core| core.allocate(slots), expired).await
+        self.lane
+            .acquire(|core| core.allocate(slots), expired)
+            .await
     }
 
     /// Waits for the next response frame. The frame is the caller's to [return](Lane::return_frame).
@@ -400,10 +423,12 @@ impl Exchange {
     /// # Errors
     /// Why none will come.
     pub async fn next_frame(&self) -> Result<Frame, Failure> {
-        poll_fn(|cx| match self.lane.core.borrow_mut().poll_frame(self.id, cx.waker()) {
-            Some(result) => Poll::Ready(result),
-            None => Poll::Pending,
-        })
+        poll_fn(
+            |cx| match self.lane.core.borrow_mut().poll_frame(self.id, cx.waker()) {
+                Some(result) => Poll::Ready(result),
+                None => Poll::Pending,
+            },
+        )
         .await
     }
 }
