@@ -244,6 +244,10 @@ impl Input<'_> {
                 // Arbitrary bytes, slashes and NULs included.
                 None => (0..self.next() % 20).for_each(|_| path.push(self.next())),
             }
+            // What looks like the padding of a short word must not be taken for it.
+            if self.next() < 8 {
+                path.push(0);
+            }
         }
         match self.next() {
             0..8 => drop(path.remove(0)),

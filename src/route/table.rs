@@ -11,9 +11,9 @@ use crate::message::{Method, Params};
 /// Routes, laid out for lookups. Made by [`RouteTableBuilder::build`]; shared between threads as is.
 ///
 /// # Cost
-/// Each segment of the path costs one hash and one probe, whatever the number of routes. Where a
-/// literal and a parameter both match a segment and the literal turns out a dead end, the parameter
-/// is tried. A search therefore follows at most [`RouteTable::worst_trails`] ways through the tree
+/// Each segment of the path costs at most one hash and one probe, whatever the number of routes.
+/// Where a literal and a parameter both match a segment and the literal turns out a dead end, the
+/// parameter is tried. A search therefore follows at most [`RouteTable::worst_trails`] ways through the tree
 /// and reads each byte of the path at most a few times on each. That number depends on the routes
 /// alone, and the builder refuses routes that would raise it above
 /// [`MAX_ROUTE_TRAILS`](crate::limits::MAX_ROUTE_TRAILS). It also bounds the depth of recursion. A

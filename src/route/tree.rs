@@ -224,7 +224,7 @@ impl Tree {
             match path.get(at) {
                 None => return search.take(node.here),
                 Some(b'/') => {}
-                // The tail ended within a segment.
+                // The tail, or the label before it, ended within a segment.
                 Some(_) => return None,
             }
 
@@ -284,7 +284,8 @@ impl Tree {
         search.take(node.rest)
     }
 
-    /// The literal child of a block whose label is the segment at `start`, and where that ends.
+    /// The only literal child of a block that the segment at `start` can be, and where its label
+    /// ends. The segment may go on there; the walk looks at the next byte in any case.
     #[inline(always)]
     fn listed_child(
         &self,
@@ -297,8 +298,7 @@ impl Tree {
         let node = &self.nodes[child as usize];
         let end = start + usize::from(node.label_len);
         let part = path.get(start..end)?;
-        (are_equal(part, self.label(node)) && matches!(path.get(end), None | Some(b'/')))
-            .then_some((child, end))
+        are_equal(part, self.label(node)).then_some((child, end))
     }
 
     /// The literal child of `parent` whose label is the segment at `start`, and where that ends.
