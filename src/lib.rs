@@ -9,6 +9,8 @@ pub mod control;
 pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod http;
+#[cfg(all(feature = "gateway", not(loom)))]
+pub mod hub;
 pub mod limits;
 pub mod message;
 pub mod route;
