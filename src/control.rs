@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits::{MAX_NAME, MAX_ROUTES};
 use crate::message::Method;
-use crate::route::pattern::Pattern;
+use crate::route::Pattern;
 
 /// What a worker asks for: `POST /internal/register`, and the body of [`ToHub::Attach`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

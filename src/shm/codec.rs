@@ -191,7 +191,48 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
     if ranges_hold { Ok(view) } else { Err(CodecError::BadRange) }
 }
 
+/// Where the parts of a decoded request head stand: a [`RequestView`] without its bytes, for whoever
+/// keeps the bytes elsewhere and wants to look at them again without checking them again.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestIndex {
+    prefix: RequestPrefix,
+    method: Method,
+    version: Version,
+    peer: Option<SocketAddr>,
+}
+
+impl RequestIndex {
+    /// The view over the bytes that the index was made from.
+    ///
+    /// # Panics
+    /// Here or in the view's methods, if `bytes` are not the bytes that were decoded.
+    pub fn view<'a>(&self, bytes: &'a [u8]) -> RequestView<'a> {
+        let (params, rest) =
+            bytes[PREFIX_LEN..].split_at(self.prefix.param_count as usize * SPAN_LEN);
+        let (fields, rest) = rest.split_at(self.prefix.field_count as usize * FIELD_LEN);
+        RequestView {
+            prefix: self.prefix,
+            method: self.method,
+            version: self.version,
+            peer: self.peer,
+            params,
+            fields,
+            raw: &rest[..self.prefix.raw_len as usize],
+        }
+    }
+}
+
 impl<'a> RequestView<'a> {
+    /// The view without its bytes.
+    pub fn index(&self) -> RequestIndex {
+        RequestIndex {
+            prefix: self.prefix,
+            method: self.method,
+            version: self.version,
+            peer: self.peer,
+        }
+    }
+
     /// Index of the route in the worker's registration. Not checked against it.
     pub fn route(&self) -> u32 {
         self.prefix.route
@@ -413,6 +454,9 @@ mod tests {
             assert_eq!(view.params().collect::<Vec<_>>(), [b"7%20x"]);
             let fields: Vec<_> = view.fields().collect();
             assert_eq!(fields, [(&b"Host"[..], &b"a"[..]), (b"X", b"\xFF\xFE"), (b"x", b"two")]);
+            let again = view.index().view(&out);
+            assert_eq!(again.fields().collect::<Vec<_>>(), fields);
+            assert_eq!((again.raw(), again.target()), (RAW, view.target()));
         }
     }
 
