@@ -7,5 +7,6 @@ pub mod codec;
 pub mod descriptor;
 pub mod doorbell;
 pub mod layout;
+#[cfg(not(loom))]
 pub mod region;
 pub mod ring;

@@ -63,6 +63,47 @@ impl Frame {
     }
 }
 
+/// A frame that a request and bytes taken from it hold together. As bytes it is its part of the body.
+#[derive(Debug)]
+pub(crate) struct SharedFrame(pub(crate) Arc<Frame>);
+
+impl AsRef<[u8]> for SharedFrame {
+    fn as_ref(&self) -> &[u8] {
+        self.0.body()
+    }
+}
+
+/// A part of a body: in a frame, or already taken from one.
+#[derive(Debug)]
+pub(crate) enum Chunk {
+    Frame(Frame),
+    Bytes(Bytes),
+}
+
+impl Chunk {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        match self {
+            Chunk::Frame(frame) => frame.body(),
+            Chunk::Bytes(bytes) => bytes,
+        }
+    }
+
+    /// Drops the first `count` bytes.
+    pub(crate) fn advance(&mut self, count: usize) {
+        match self {
+            Chunk::Frame(frame) => frame.advance(count),
+            Chunk::Bytes(bytes) => drop(bytes.split_to(count.min(bytes.len()))),
+        }
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            Chunk::Frame(frame) => frame.into_bytes(),
+            Chunk::Bytes(bytes) => bytes,
+        }
+    }
+}
+
 impl AsRef<[u8]> for Frame {
     fn as_ref(&self) -> &[u8] {
         self.body()

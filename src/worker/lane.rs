@@ -2,7 +2,7 @@
 //! arriving. Every method may be called from any thread; none blocks.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
@@ -31,6 +31,8 @@ pub(crate) struct Lane {
     last_rung: AtomicU32,
     /// By exchange: where further parts of its body go. Written under the `inbound` lock.
     inboxes: Box<[Mutex<Option<Arc<Inbox>>>]>,
+    /// Whether there may be any inbox.
+    arriving: AtomicBool,
     limits: Limits,
 }
 
@@ -131,6 +133,7 @@ impl Lane {
             }),
             last_rung: AtomicU32::new(0),
             inboxes: (0..slots).map(|_| Mutex::new(None)).collect(),
+            arriving: AtomicBool::new(false),
             limits,
         }
     }
@@ -294,10 +297,20 @@ impl Lane {
         waiting.into_iter().for_each(Waker::wake);
     }
 
+    /// Whether request bodies may be on their way.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn has_arriving(&self) -> bool {
+        self.arriving.load(Ordering::Acquire)
+    }
+
     /// Wakes whoever waits for a part of a body whose client has gone.
     pub(crate) fn fail_cancelled(&self) {
+        if !self.arriving.swap(false, Ordering::AcqRel) {
+            return;
+        }
         for (index, place) in self.inboxes.iter().enumerate() {
             if let Some(inbox) = &*lock(place) {
+                self.arriving.store(true, Ordering::Release);
                 let id = ExchangeId { index: index as u32, generation: inbox.generation() };
                 if self.is_cancelled(id) {
                     inbox.fail();
@@ -313,6 +326,7 @@ impl Lane {
         let inbox = (!d.is_end()).then(|| Arc::new(Inbox::new(d.generation)));
         if let Some(inbox) = &inbox {
             *lock(place) = Some(inbox.clone());
+            self.arriving.store(true, Ordering::Release);
         }
         Some(Incoming { exchange, frame, total: d.total, inbox })
     }

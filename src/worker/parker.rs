@@ -28,7 +28,7 @@ impl Parker {
     /// A parker for a thread that sleeps in `poll`. Where no eventfd can be had it has no bell, and
     /// its thread must look at its word from time to time.
     pub(crate) fn on_eventfd() -> Arc<Parker> {
-        Arc::new(Parker { word: AtomicU32::new(QUIET), bell: EventFd::new().ok() })
+        Arc::new(Parker { word: AtomicU32::new(QUIET), bell: EventFd::new(true).ok() })
     }
 
     /// Forgets earlier calls. Whatever the thread waits for must be looked at after this.
@@ -36,7 +36,8 @@ impl Parker {
         if self.word.swap(QUIET, Ordering::AcqRel) == NOTIFIED
             && let Some(bell) = &self.bell
         {
-            bell.clear();
+            // It is an eventfd, and so can be drained.
+            let _ = bell.drain();
         }
     }
 

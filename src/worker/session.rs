@@ -3,6 +3,7 @@
 //! worker of a single thread cannot wait for a frame that only it could take.
 
 use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,7 @@ use std::time::Duration;
 
 use crate::shm::doorbell::{sleep_begin, sleep_end};
 use crate::shm::region::Word;
-use crate::sys::eventfd;
-use crate::sys::futex;
+use crate::sys::{futex, poll};
 use crate::worker::lane::{Incoming, Lane};
 use crate::worker::parker::Parker;
 use crate::worker::service::Service;
@@ -214,6 +214,12 @@ impl Session {
         self.lanes.iter().for_each(Lane::fail_cancelled);
     }
 
+    /// Whether request bodies are on their way.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn has_arriving(&self) -> bool {
+        self.lanes.iter().any(Lane::has_arriving)
+    }
+
     /// Tells every lane that somebody sleeps, until the guard is dropped. The rings must be looked
     /// at once more after this.
     pub(crate) fn announce_sleep(&self) -> Sleeping<'_> {
@@ -226,7 +232,8 @@ impl Session {
 
     fn sleep(&self, parker: &Parker, timeout: Option<Duration>) {
         if self.sleep == Sleep::Task {
-            let _ = futex::wait_any(&[parker.word()], timeout);
+            let (word, quiet) = parker.word();
+            let _ = futex::wait(word, quiet, timeout);
             return;
         }
         let sleeping = self.announce_sleep();
@@ -241,13 +248,13 @@ impl Session {
             words.push(parker.word());
             let _ = futex::wait_any(&words, timeout);
         } else {
-            let mut bells: Vec<_> = self.lanes.iter().map(Lane::own_bell).collect();
-            bells.extend(parker.bell());
+            let mut bells: Vec<_> = self.lanes.iter().map(|lane| lane.own_bell().as_fd()).collect();
+            bells.extend(parker.bell().map(AsFd::as_fd));
             // Without a bell of its own, the thread cannot be called and has to look.
             let timeout = if parker.bell().is_some() { timeout } else { Some(Duration::from_millis(5)) };
-            let _ = eventfd::wait_any(&bells, timeout);
+            let _ = poll::readable(&bells, timeout);
             for lane in &self.lanes {
-                lane.own_bell().clear();
+                let _ = lane.own_bell().drain();
             }
         }
     }
@@ -272,7 +279,8 @@ impl Session {
         }
     }
 
-    fn break_off(&self) {
+    /// The lanes are of no use any more: whoever watches the attach socket is told.
+    pub(crate) fn break_off(&self) {
         tracing::error!("the hub's ring cannot be read as one: giving up this attach");
         self.close();
         let _ = self.socket.shutdown(std::net::Shutdown::Both);

@@ -1,0 +1,15 @@
+//! The only direct system calls of the crate: shared memory, wakes, descriptors over sockets,
+//! timers, listeners and what the kernel knows about processes. No policy and no protocol here.
+
+pub mod eventfd;
+pub mod fd_pass;
+pub mod futex;
+pub mod listen;
+pub mod memory;
+pub mod poll;
+#[cfg(feature = "gateway")]
+pub mod probe;
+pub mod process;
+pub mod timer;
+
+mod counter;
