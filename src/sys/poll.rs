@@ -38,7 +38,10 @@ mod tests {
     fn says_which_descriptor_is_readable() {
         let events = [EventFd::new(true).unwrap(), EventFd::new(true).unwrap()];
         let fds = [events[0].as_fd(), events[1].as_fd()];
-        assert_eq!(readable(&fds, Some(Duration::ZERO)).unwrap(), [false, false]);
+        assert_eq!(
+            readable(&fds, Some(Duration::ZERO)).unwrap(),
+            [false, false]
+        );
         events[1].ring().unwrap();
         assert_eq!(readable(&fds, None).unwrap(), [false, true]);
     }

@@ -33,7 +33,13 @@ enum Progress {
 
 impl Answer {
     pub(crate) fn new(session: Arc<Session>, lane: usize, id: ExchangeId) -> Answer {
-        Answer { session, lane, id, bodyless: false, progress: Progress::Silent }
+        Answer {
+            session,
+            lane,
+            id,
+            bodyless: false,
+            progress: Progress::Silent,
+        }
     }
 
     /// The answer carries no body, whatever the handler gives.
@@ -60,13 +66,19 @@ impl Answer {
         let total = body.len() as u64;
         let body = if self.bodyless { &[] } else { body };
         let body_at = body_offset(head_len);
-        let len = if body.is_empty() { head_len } else { body_at + body.len() };
+        let len = if body.is_empty() {
+            head_len
+        } else {
+            body_at + body.len()
+        };
         let geometry = self.lane().memory().geometry();
         if len > geometry.contiguous_max() && len > head_len {
             return false;
         }
         let want = Want::Whole(geometry.slots_for(len) as u32);
-        let Some(mut slots) = self.lane().allocate(self.id.index, want) else { return false };
+        let Some(mut slots) = self.lane().allocate(self.id.index, want) else {
+            return false;
+        };
         let bytes = self.lane().memory().bytes_mut(&mut slots);
         write_head(bytes, status, fields);
         if !body.is_empty() {
@@ -83,7 +95,14 @@ impl Answer {
         fields: Cow<'static, [u8]>,
         total: Option<u64>,
     ) -> Stream {
-        Stream { answer: self, status, fields, total, written: 0, frame: None }
+        Stream {
+            answer: self,
+            status,
+            fields,
+            total,
+            written: 0,
+            frame: None,
+        }
     }
 
     fn lane(&self) -> &Lane {
@@ -96,7 +115,11 @@ impl Answer {
         } else {
             Completion::Body
         };
-        self.progress = if end { Progress::Ended } else { Progress::Begun };
+        self.progress = if end {
+            Progress::Ended
+        } else {
+            Progress::Begun
+        };
         let sent = self.lane().lend(
             slots,
             Descriptor {
@@ -178,8 +201,20 @@ impl Stream {
     /// The duty to answer, as long as nothing was sent.
     pub(crate) fn into_answer(mut self) -> Answer {
         self.drop_frame();
-        let Answer { ref session, lane, id, bodyless, .. } = self.answer;
-        let done = Answer { session: session.clone(), lane, id, bodyless, progress: Progress::Ended };
+        let Answer {
+            ref session,
+            lane,
+            id,
+            bodyless,
+            ..
+        } = self.answer;
+        let done = Answer {
+            session: session.clone(),
+            lane,
+            id,
+            bodyless,
+            progress: Progress::Ended,
+        };
         std::mem::replace(&mut self.answer, done)
     }
 
@@ -197,8 +232,12 @@ impl Stream {
             )));
         }
         ready!(self.poll_frame(cx))?;
-        let Some(frame) = &mut self.frame else { unreachable!("a frame was just made") };
-        let count = data.len().min(frame.capacity - frame.body_at - frame.body_len);
+        let Some(frame) = &mut self.frame else {
+            unreachable!("a frame was just made")
+        };
+        let count = data
+            .len()
+            .min(frame.capacity - frame.body_at - frame.body_len);
         let at = frame.body_at + frame.body_len;
         let lane = self.answer.session.lane(self.answer.lane);
         let bytes = lane.memory().bytes_mut(&mut frame.slots);
@@ -258,9 +297,12 @@ impl Stream {
     }
 
     fn send_frame(&mut self, end: bool) {
-        let Some(frame) = self.frame.take() else { return };
+        let Some(frame) = self.frame.take() else {
+            return;
+        };
         let total = self.total.unwrap_or(UNKNOWN_LENGTH);
-        self.answer.lend(frame.slots, frame.head_len, frame.body_len, total, end);
+        self.answer
+            .lend(frame.slots, frame.head_len, frame.body_len, total, end);
     }
 
     fn poll_frame(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
@@ -269,18 +311,26 @@ impl Stream {
         }
         let session = self.answer.session.clone();
         let lane = session.lane(self.answer.lane);
-        let head_len =
-            if self.is_silent() { RESPONSE_PREFIX_LEN + self.fields.len() } else { 0 };
+        let head_len = if self.is_silent() {
+            RESPONSE_PREFIX_LEN + self.fields.len()
+        } else {
+            0
+        };
         let body_at = body_offset(head_len);
         let geometry = lane.memory().geometry();
         let rest = self.total.map_or(u64::MAX, |total| total - self.written);
         let rest = if self.answer.bodyless { 0 } else { rest };
-        let most = geometry.slots_for(geometry.arena_len().min(body_at.saturating_add(
-            usize::try_from(rest).unwrap_or(usize::MAX),
-        ))) as u32;
+        let most = geometry.slots_for(
+            geometry
+                .arena_len()
+                .min(body_at.saturating_add(usize::try_from(rest).unwrap_or(usize::MAX))),
+        ) as u32;
         let want = if head_len > 0 {
             // Room for at least a byte behind the head, or a body would not begin at all.
-            Want::Opening(geometry.slots_for(body_at + rest.min(1) as usize) as u32, most)
+            Want::Opening(
+                geometry.slots_for(body_at + rest.min(1) as usize) as u32,
+                most,
+            )
         } else {
             Want::Further(most)
         };
@@ -303,9 +353,19 @@ impl Stream {
             }
         };
         let capacity = slots.run().slots as usize * geometry.slot_size();
-        let mut frame = Filling { slots, head_len, body_at, body_len: 0, capacity };
+        let mut frame = Filling {
+            slots,
+            head_len,
+            body_at,
+            body_len: 0,
+            capacity,
+        };
         if head_len > 0 {
-            write_head(lane.memory().bytes_mut(&mut frame.slots), self.status, &self.fields);
+            write_head(
+                lane.memory().bytes_mut(&mut frame.slots),
+                self.status,
+                &self.fields,
+            );
         }
         self.frame = Some(frame);
         Poll::Ready(Ok(()))
@@ -313,7 +373,9 @@ impl Stream {
 
     fn drop_frame(&mut self) {
         if let Some(frame) = self.frame.take() {
-            self.answer.lane().release(self.answer.id.index, frame.slots);
+            self.answer
+                .lane()
+                .release(self.answer.id.index, frame.slots);
         }
     }
 }

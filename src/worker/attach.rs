@@ -44,11 +44,16 @@ pub(crate) fn attach(
     service: &Arc<Service>,
     sleep: Sleep,
 ) -> Result<(Control, Arc<Session>), Error> {
-    let socket = UnixStream::connect(path)
-        .map_err(|source| Error::Connect { socket: path.to_owned(), source })?;
+    let socket = UnixStream::connect(path).map_err(|source| Error::Connect {
+        socket: path.to_owned(),
+        source,
+    })?;
     handshake(socket, service, sleep).map_err(|error| match error {
         HandshakeError::Refused(error) => Error::Refused(error),
-        HandshakeError::Io(source) => Error::Attach { socket: path.to_owned(), source },
+        HandshakeError::Io(source) => Error::Attach {
+            socket: path.to_owned(),
+            source,
+        },
     })
 }
 
@@ -70,10 +75,19 @@ fn handshake(
 ) -> Result<(Control, Arc<Session>), HandshakeError> {
     socket.set_read_timeout(Some(HANDSHAKE_TIMEOUT))?;
     socket.set_write_timeout(Some(HANDSHAKE_TIMEOUT))?;
-    let mut control = Control { socket, bytes: Vec::new(), fds: VecDeque::new(), bytes_read: 0 };
+    let mut control = Control {
+        socket,
+        bytes: Vec::new(),
+        fds: VecDeque::new(),
+        bytes_read: 0,
+    };
     control.send(&ToHub::Attach {
         abi_version: ABI_VERSION,
-        wake: if sleep == Sleep::Futex { WakeMode::Futex } else { WakeMode::Eventfd },
+        wake: if sleep == Sleep::Futex {
+            WakeMode::Futex
+        } else {
+            WakeMode::Eventfd
+        },
         registration: service.registration(),
         worker_id: None,
     })?;
@@ -86,7 +100,10 @@ fn handshake(
         other => return Err(unexpected(&other).into()),
     };
     if count == 0 || count > MAX_SHARDS {
-        return Err(invalid(format!("the hub announced {count} lanes, not 1 to {MAX_SHARDS}")).into());
+        return Err(invalid(format!(
+            "the hub announced {count} lanes, not 1 to {MAX_SHARDS}"
+        ))
+        .into());
     }
     let mut lanes = Vec::with_capacity(count);
     for expected in 0..count {
@@ -134,10 +151,14 @@ impl Control {
 
     /// The next message of those read.
     pub(crate) fn next_message(&mut self) -> io::Result<Option<ToWorker>> {
-        let Some((length, rest)) = self.bytes.split_first_chunk::<4>() else { return Ok(None) };
+        let Some((length, rest)) = self.bytes.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
         let length = u32::from_le_bytes(*length) as usize;
         if length > MAX_MESSAGE {
-            return Err(invalid(format!("a message of {length} bytes is above {MAX_MESSAGE}")));
+            return Err(invalid(format!(
+                "a message of {length} bytes is above {MAX_MESSAGE}"
+            )));
         }
         if rest.len() < length {
             return Ok(None);
@@ -181,7 +202,11 @@ impl Control {
         let request = SharedMemory::accept_read_only(request.into(), len)?;
         let response = SharedMemory::accept_writable(response, len)?;
         let memory = LaneMemory::open(request, response)?;
-        Ok(Lane::new(memory, EventFd::from(hub_bell), EventFd::from(own_bell)))
+        Ok(Lane::new(
+            memory,
+            EventFd::from(hub_bell),
+            EventFd::from(own_bell),
+        ))
     }
 }
 

@@ -19,12 +19,27 @@ use crate::worker::stop::StopListener;
 
 /// Runs a worker until it is stopped, replaced, or cannot go on.
 pub(crate) fn run(settings: &Settings, service: &Arc<Service>) -> Result<(), Error> {
+    // Asked once: a kernel does not learn it later.
+    let sleep = if futex::has_wait_any() {
+        Sleep::Futex
+    } else {
+        Sleep::Poll
+    };
+    run_with(settings, service, sleep)
+}
+
+/// As [`run`], with the way to sleep chosen.
+pub(crate) fn run_with(
+    settings: &Settings,
+    service: &Arc<Service>,
+    sleep: Sleep,
+) -> Result<(), Error> {
     let system = |what| move |source| Error::System { what, source };
     let stop = StopListener::new(&settings.handle, settings.handle_signals)
         .map_err(system("listen for signals"))?;
     let pool = Pool::start(settings.threads, service.name())
         .map_err(system("start the worker's threads"))?;
-    let result = supervise(settings, service, &stop, &pool);
+    let result = supervise(settings, service, sleep, &stop, &pool);
     pool.stop(settings.drain_timeout);
     result
 }
@@ -32,11 +47,10 @@ pub(crate) fn run(settings: &Settings, service: &Arc<Service>) -> Result<(), Err
 fn supervise(
     settings: &Settings,
     service: &Arc<Service>,
+    sleep: Sleep,
     stop: &StopListener,
     pool: &Pool,
 ) -> Result<(), Error> {
-    // Asked once: a kernel does not learn it later.
-    let sleep = if futex::has_wait_any() { Sleep::Futex } else { Sleep::Poll };
     let mut course = Course::default();
     let mut was_attached = false;
     let started = Instant::now();
@@ -94,7 +108,9 @@ fn watch(mut control: Control, stop: &StopListener, course: &mut Course, drain_t
             return;
         }
         let fds = [control.socket().as_fd(), stop.socket().as_fd()];
-        let Ok(ready) = poll::readable(&fds, timeout) else { return };
+        let Ok(ready) = poll::readable(&fds, timeout) else {
+            return;
+        };
         if ready[1] {
             for _ in 0..stop.take() {
                 if course.stopping || control.send(&ToHub::Drain).is_err() {
@@ -152,8 +168,15 @@ struct PoolState {
 
 impl Pool {
     fn start(threads: usize, name: &str) -> std::io::Result<Pool> {
-        let state = PoolState { session: None, stop: false, alive: 0 };
-        let shared = Arc::new(PoolShared { state: Mutex::new(state), changed: Condvar::new() });
+        let state = PoolState {
+            session: None,
+            stop: false,
+            alive: 0,
+        };
+        let shared = Arc::new(PoolShared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let pool = Pool { shared };
         for number in 0..threads {
             let shared = pool.shared.clone();

@@ -65,12 +65,21 @@ impl Body {
     pub(crate) fn new(first: Option<Chunk>, total: u64, rest: Option<Rest>) -> Body {
         let current = first.filter(|chunk| !chunk.as_slice().is_empty());
         let length = (total != UNKNOWN_LENGTH).then_some(total);
-        Body { current, rest, length, is_lost: false, consumed: 0 }
+        Body {
+            current,
+            rest,
+            length,
+            is_lost: false,
+            consumed: 0,
+        }
     }
 
     /// A body that could not be had when it was asked for, and cannot be had now.
     pub(crate) fn lost(total: u64) -> Body {
-        Body { is_lost: true, ..Body::new(None, total, None) }
+        Body {
+            is_lost: true,
+            ..Body::new(None, total, None)
+        }
     }
 
     /// Bytes of the whole body as announced by the client; `None` where it did not say.
@@ -83,13 +92,17 @@ impl Body {
         if self.is_contiguous() {
             return Some(self.available().len() as u64);
         }
-        self.length.map(|length| length.saturating_sub(self.consumed))
+        self.length
+            .map(|length| length.saturating_sub(self.consumed))
     }
 
     /// The bytes that have arrived and can be read at once. All of them, where the body
     /// [is complete](Body::is_contiguous).
     pub fn available(&self) -> &[u8] {
-        self.current.as_ref().map(Chunk::as_slice).unwrap_or_default()
+        self.current
+            .as_ref()
+            .map(Chunk::as_slice)
+            .unwrap_or_default()
     }
 
     /// Whether everything that is left is in one piece, in [`Body::available`].
@@ -158,7 +171,9 @@ impl Body {
         if self.is_lost {
             return Err(BodyError::Incomplete);
         }
-        let Some(rest) = &self.rest else { return Ok(None) };
+        let Some(rest) = &self.rest else {
+            return Ok(None);
+        };
         if poll_guard::is_polling() {
             return Err(BodyError::WouldBlock);
         }
@@ -166,10 +181,7 @@ impl Body {
         session.block_on(|cx| self.poll_part(cx)).transpose()
     }
 
-    pub(crate) fn poll_part(
-        &mut self,
-        cx: &Context<'_>,
-    ) -> Poll<Option<Result<Chunk, BodyError>>> {
+    pub(crate) fn poll_part(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
         if let Some(part) = self.current.take() {
             self.consumed += part.as_slice().len() as u64;
             return Poll::Ready(Some(Ok(part)));
@@ -177,7 +189,9 @@ impl Body {
         if self.is_lost {
             return Poll::Ready(Some(Err(BodyError::Incomplete)));
         }
-        let Some(rest) = &self.rest else { return Poll::Ready(None) };
+        let Some(rest) = &self.rest else {
+            return Poll::Ready(None);
+        };
         let next = rest.inbox.poll_next(cx);
         if next.is_pending() && rest.session.is_closed() {
             return Poll::Ready(Some(Err(BodyError::Disconnected)));
@@ -197,12 +211,19 @@ impl Body {
     }
 
     fn take_available(&mut self) -> Bytes {
-        self.current.take().map(Chunk::into_bytes).unwrap_or_default()
+        self.current
+            .take()
+            .map(Chunk::into_bytes)
+            .unwrap_or_default()
     }
 
     fn check_length(&self, limit: usize) -> Result<(), BodyError> {
         let least = self.length.unwrap_or(self.available().len() as u64);
-        if least > limit as u64 { Err(BodyError::TooLarge { limit }) } else { Ok(()) }
+        if least > limit as u64 {
+            Err(BodyError::TooLarge { limit })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -220,7 +241,9 @@ impl io::Read for Body {
         if out.is_empty() {
             return Ok(0);
         }
-        let Some(mut part) = self.read_part()? else { return Ok(0) };
+        let Some(mut part) = self.read_part()? else {
+            return Ok(0);
+        };
         let count = out.len().min(part.as_slice().len());
         out[..count].copy_from_slice(&part.as_slice()[..count]);
         part.advance(count);
@@ -239,7 +262,12 @@ impl Rest {
         exchange: ExchangeId,
         inbox: Arc<Inbox>,
     ) -> Rest {
-        Rest { session, lane, exchange, inbox }
+        Rest {
+            session,
+            lane,
+            exchange,
+            inbox,
+        }
     }
 }
 

@@ -144,7 +144,9 @@ impl Worker {
     pub fn run(self) -> Result<(), Error> {
         let (settings, service) = self.prepare()?;
         if let Some(route) = service.first_async() {
-            return Err(Error::AsyncRoute { route: format!("{} {}", route.method, route.path) });
+            return Err(Error::AsyncRoute {
+                route: format!("{} {}", route.method, route.path),
+            });
         }
         blocking::run(&settings, &service)
     }
@@ -161,12 +163,16 @@ impl Worker {
     }
 
     fn with_route(mut self, method: &str, path: &str, handler: Handler) -> Worker {
-        let spec = RouteSpec { method: method.into(), path: path.into(), sse: false };
+        let spec = RouteSpec {
+            method: method.into(),
+            path: path.into(),
+            sse: false,
+        };
         self.routes.push((spec, handler));
         self
     }
 
-    fn prepare(mut self) -> Result<(Settings, Arc<Service>), Error> {
+    pub(crate) fn prepare(mut self) -> Result<(Settings, Arc<Service>), Error> {
         if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|s| !s.is_empty()) {
             self.settings.socket = socket.into();
         }

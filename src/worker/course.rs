@@ -70,7 +70,10 @@ const LONGEST_DELAY: Duration = Duration::from_millis(900);
 
 impl Backoff {
     pub(crate) fn new() -> Backoff {
-        Backoff { next: FIRST_DELAY, random: RandomState::new().hash_one(0) }
+        Backoff {
+            next: FIRST_DELAY,
+            random: RandomState::new().hash_one(0),
+        }
     }
 
     /// How long to wait before the next attempt.
@@ -96,7 +99,11 @@ mod tests {
         let mut backoff = Backoff::new();
         let delays: Vec<_> = (0..50).map(|_| backoff.next_delay()).collect();
         assert!(delays[0] <= FIRST_DELAY);
-        assert!(delays.iter().all(|d| *d <= LONGEST_DELAY && *d >= FIRST_DELAY / 2));
+        assert!(
+            delays
+                .iter()
+                .all(|d| *d <= LONGEST_DELAY && *d >= FIRST_DELAY / 2)
+        );
         assert!(delays[10..].iter().all(|d| *d >= LONGEST_DELAY / 2));
         assert!(delays[10..].windows(2).any(|w| w[0] != w[1]));
     }
@@ -104,14 +111,27 @@ mod tests {
     #[test]
     fn an_end_means_what_was_said_before_it() {
         let socket = PathBuf::from("/s");
-        let draining = || ToWorker::Draining { reason: "name taken".into() };
+        let draining = || ToWorker::Draining {
+            reason: "name taken".into(),
+        };
         let mut course = Course::default();
         assert!(course.on_end(true, socket.clone()).is_none());
-        assert!(matches!(course.on_end(false, socket.clone()), Some(Err(Error::HubGone { .. }))));
+        assert!(matches!(
+            course.on_end(false, socket.clone()),
+            Some(Err(Error::HubGone { .. }))
+        ));
         course.on_message(draining());
-        assert!(matches!(course.on_end(true, socket.clone()), Some(Err(Error::Replaced { .. }))));
-        course.on_message(ToWorker::Evicted { reason: "lied".into() });
-        assert!(matches!(course.on_end(false, socket.clone()), Some(Err(Error::Evicted { .. }))));
+        assert!(matches!(
+            course.on_end(true, socket.clone()),
+            Some(Err(Error::Replaced { .. }))
+        ));
+        course.on_message(ToWorker::Evicted {
+            reason: "lied".into(),
+        });
+        assert!(matches!(
+            course.on_end(false, socket.clone()),
+            Some(Err(Error::Evicted { .. }))
+        ));
         course.stopping = true;
         course.on_message(draining());
         assert!(matches!(course.on_end(true, socket), Some(Ok(()))));

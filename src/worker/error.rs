@@ -76,7 +76,10 @@ impl fmt::Display for Error {
                 "another worker has taken this one's name ({reason}): give each worker a name of its own, unless this was meant as a replacement"
             ),
             Error::Evicted { reason } => {
-                write!(f, "the hub threw this worker out: {reason}; the hub's log says more")
+                write!(
+                    f,
+                    "the hub threw this worker out: {reason}; the hub's log says more"
+                )
             }
             Error::HubGone { socket } => write!(
                 f,

@@ -27,7 +27,14 @@ impl Frame {
             return None;
         }
         let (head_len, body_len) = (d.head_len as usize, d.body_len as usize);
-        Some(Frame { session, lane, run: d.run(), head_len, body_at: body_offset(head_len), body_len })
+        Some(Frame {
+            session,
+            lane,
+            run: d.run(),
+            head_len,
+            body_at: body_offset(head_len),
+            body_len,
+        })
     }
 
     /// The encoded request head.
@@ -49,7 +56,11 @@ impl Frame {
 
     /// The body part as bytes that hold the frame until their last clone is dropped.
     pub(crate) fn into_bytes(self) -> Bytes {
-        if self.body_len == 0 { Bytes::new() } else { Bytes::from_owner(self) }
+        if self.body_len == 0 {
+            Bytes::new()
+        } else {
+            Bytes::from_owner(self)
+        }
     }
 
     /// The session the frame belongs to, and the index of its lane.
@@ -59,7 +70,11 @@ impl Frame {
 
     fn part(&self, at: usize, len: usize) -> &[u8] {
         // A descriptor that points past the arena is a bug of the hub: it reads as nothing.
-        self.session.lane(self.lane).memory().request_part(self.run, at, len).unwrap_or_default()
+        self.session
+            .lane(self.lane)
+            .memory()
+            .request_part(self.run, at, len)
+            .unwrap_or_default()
     }
 }
 

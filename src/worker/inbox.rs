@@ -37,7 +37,10 @@ pub(crate) struct Incomplete;
 impl Inbox {
     /// The inbox of the exchange with this generation.
     pub(crate) fn new(generation: u32) -> Inbox {
-        Inbox { generation, state: Mutex::default() }
+        Inbox {
+            generation,
+            state: Mutex::default(),
+        }
     }
 
     /// Generation of the exchange.
@@ -60,7 +63,9 @@ impl Inbox {
             (frame, _) => frame,
         };
         if end {
-            state.end.get_or_insert(if abort { End::Failed } else { End::Complete });
+            state
+                .end
+                .get_or_insert(if abort { End::Failed } else { End::Complete });
         }
         let reader = state.reader.take();
         drop(state);
@@ -96,7 +101,11 @@ impl Inbox {
             Some(End::Complete) => Poll::Ready(None),
             Some(_) => Poll::Ready(Some(Err(Incomplete))),
             None => {
-                if !state.reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                if !state
+                    .reader
+                    .as_ref()
+                    .is_some_and(|w| w.will_wake(cx.waker()))
+                {
                     state.reader = Some(cx.waker().clone());
                 }
                 Poll::Pending

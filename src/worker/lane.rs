@@ -108,7 +108,11 @@ struct Outbound {
 
 impl Lane {
     /// A lane over memory that nobody has used yet.
-    pub(crate) fn new(memory: LaneMemory<WorkerSide>, hub_bell: EventFd, own_bell: EventFd) -> Lane {
+    pub(crate) fn new(
+        memory: LaneMemory<WorkerSide>,
+        hub_bell: EventFd,
+        own_bell: EventFd,
+    ) -> Lane {
         let geometry = memory.geometry();
         let slots = geometry.slots();
         let frame = (geometry.slots_for(MAX_STREAM_FRAME) as u32).min((slots / 8).max(1));
@@ -174,7 +178,11 @@ impl Lane {
                 Some(Submission::Ping) => {
                     let kind = Completion::Pong as u8;
                     let generation = d.generation;
-                    self.push(Descriptor { kind, generation, ..Descriptor::default() })?;
+                    self.push(Descriptor {
+                        kind,
+                        generation,
+                        ..Descriptor::default()
+                    })?;
                 }
                 // Kinds of a later version: not for this worker.
                 None => {}
@@ -188,7 +196,9 @@ impl Lane {
     /// Whether something is in the ring.
     pub(crate) fn is_ready(&self) -> bool {
         // A bad index counts as something: the next `take` reports it.
-        lock(&self.inbound).refresh(&self.memory.inbound()).unwrap_or(true)
+        lock(&self.inbound)
+            .refresh(&self.memory.inbound())
+            .unwrap_or(true)
     }
 
     /// Gives a request frame back to the hub.
@@ -225,7 +235,14 @@ impl Lane {
         let mut outbound = lock(&self.outbound);
         let run = Arena::lend(slots);
         outbound.lent[run.first as usize] = (d.exchange, run.slots);
-        if !outbound.push(&self.memory, Descriptor { first: run.first, slots: run.slots as u16, ..d }) {
+        if !outbound.push(
+            &self.memory,
+            Descriptor {
+                first: run.first,
+                slots: run.slots as u16,
+                ..d
+            },
+        ) {
             return Err(Broken);
         }
         drop(outbound);
@@ -240,12 +257,7 @@ impl Lane {
 
     /// Takes response slots, or has `cx` woken when some have come back. After `Pending` the caller
     /// must look at the submission ring once more.
-    pub(crate) fn poll_allocate(
-        &self,
-        exchange: u32,
-        want: Want,
-        cx: &Context<'_>,
-    ) -> Poll<Slots> {
+    pub(crate) fn poll_allocate(&self, exchange: u32, want: Want, cx: &Context<'_>) -> Poll<Slots> {
         let mut outbound = lock(&self.outbound);
         if let Some(slots) = outbound.allocate(exchange, want, &self.limits) {
             return Poll::Ready(slots);
@@ -279,7 +291,10 @@ impl Lane {
     /// Forgets the inbox of an exchange whose body nobody reads any more.
     pub(crate) fn forget_inbox(&self, id: ExchangeId) {
         let mut place = lock(&self.inboxes[id.index as usize]);
-        if place.as_ref().is_some_and(|inbox| inbox.generation() == id.generation) {
+        if place
+            .as_ref()
+            .is_some_and(|inbox| inbox.generation() == id.generation)
+        {
             *place = None;
         }
     }
@@ -311,7 +326,10 @@ impl Lane {
         for (index, place) in self.inboxes.iter().enumerate() {
             if let Some(inbox) = &*lock(place) {
                 self.arriving.store(true, Ordering::Release);
-                let id = ExchangeId { index: index as u32, generation: inbox.generation() };
+                let id = ExchangeId {
+                    index: index as u32,
+                    generation: inbox.generation(),
+                };
                 if self.is_cancelled(id) {
                     inbox.fail();
                 }
@@ -321,21 +339,33 @@ impl Lane {
 
     fn open(&self, session: &Arc<Session>, number: usize, d: &Descriptor) -> Option<Incoming> {
         let frame = Frame::new(session.clone(), number, d)?;
-        let exchange = ExchangeId { index: d.exchange, generation: d.generation };
+        let exchange = ExchangeId {
+            index: d.exchange,
+            generation: d.generation,
+        };
         let place = self.inboxes.get(d.exchange as usize)?;
         let inbox = (!d.is_end()).then(|| Arc::new(Inbox::new(d.generation)));
         if let Some(inbox) = &inbox {
             *lock(place) = Some(inbox.clone());
             self.arriving.store(true, Ordering::Release);
         }
-        Some(Incoming { exchange, frame, total: d.total, inbox })
+        Some(Incoming {
+            exchange,
+            frame,
+            total: d.total,
+            inbox,
+        })
     }
 
     fn route_body(&self, session: &Arc<Session>, number: usize, d: &Descriptor) {
         let frame = Frame::new(session.clone(), number, d);
-        let Some(place) = self.inboxes.get(d.exchange as usize) else { return };
+        let Some(place) = self.inboxes.get(d.exchange as usize) else {
+            return;
+        };
         let mut place = lock(place);
-        let Some(inbox) = place.clone().filter(|i| i.generation() == d.generation) else { return };
+        let Some(inbox) = place.clone().filter(|i| i.generation() == d.generation) else {
+            return;
+        };
         if d.is_end() {
             *place = None;
         }
@@ -397,7 +427,9 @@ impl Lane {
     }
 
     fn set_starved(&self, starved: bool) {
-        self.memory.own_word(Word::Starved).store(starved as u32, Ordering::Relaxed);
+        self.memory
+            .own_word(Word::Starved)
+            .store(starved as u32, Ordering::Relaxed);
         // SYNC POINT starved: pairs with the fence of a hub that has published a return.
         fence(Ordering::SeqCst);
     }
@@ -425,18 +457,27 @@ impl Outbound {
         let streamed = |at_most: u32| {
             let window = limits.window.saturating_sub(held);
             let spare = free.saturating_sub(limits.reserve);
-            (free / 8).max(1).min(at_most).min(limits.frame).min(window).min(spare)
+            (free / 8)
+                .max(1)
+                .min(at_most)
+                .min(limits.frame)
+                .min(window)
+                .min(spare)
         };
         let slots = match want {
             Want::Whole(count) => self.arena.allocate(count),
             Want::Opening(at_least, at_most) => {
                 let count = streamed(at_most).max(at_least);
-                self.arena.allocate(count).or_else(|| self.arena.allocate(at_least))
+                self.arena
+                    .allocate(count)
+                    .or_else(|| self.arena.allocate(at_least))
             }
             Want::Further(at_most) => {
                 let count = streamed(at_most);
                 // Fragments are no reason to wait: any single slot carries the stream on.
-                self.arena.allocate(count).or_else(|| self.arena.allocate(count.min(1)))
+                self.arena
+                    .allocate(count)
+                    .or_else(|| self.arena.allocate(count.min(1)))
             }
         }?;
         self.held[exchange as usize] += slots.run().slots;

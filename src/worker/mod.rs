@@ -36,6 +36,8 @@ mod response;
 mod service;
 mod session;
 mod stop;
+#[cfg(test)]
+mod tests;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod urlencoded;

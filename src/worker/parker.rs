@@ -22,13 +22,19 @@ pub(crate) struct Parker {
 impl Parker {
     /// A parker for a thread that sleeps on futex words.
     pub(crate) fn on_futex() -> Arc<Parker> {
-        Arc::new(Parker { word: AtomicU32::new(QUIET), bell: None })
+        Arc::new(Parker {
+            word: AtomicU32::new(QUIET),
+            bell: None,
+        })
     }
 
     /// A parker for a thread that sleeps in `poll`. Where no eventfd can be had it has no bell, and
     /// its thread must look at its word from time to time.
     pub(crate) fn on_eventfd() -> Arc<Parker> {
-        Arc::new(Parker { word: AtomicU32::new(QUIET), bell: EventFd::new(true).ok() })
+        Arc::new(Parker {
+            word: AtomicU32::new(QUIET),
+            bell: EventFd::new(true).ok(),
+        })
     }
 
     /// Forgets earlier calls. Whatever the thread waits for must be looked at after this.

@@ -21,7 +21,9 @@ pub(crate) struct Polling {
 #[cfg(feature = "tokio")]
 impl Polling {
     pub(crate) fn begin() -> Polling {
-        Polling { before: POLLING.replace(true) }
+        Polling {
+            before: POLLING.replace(true),
+        }
     }
 }
 

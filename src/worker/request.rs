@@ -83,10 +83,21 @@ impl Request {
     pub const JSON_LIMIT: usize = 16 * 1024 * 1024;
 
     pub(crate) fn new(incoming: Incoming) -> Result<Request, CodecError> {
-        let Incoming { exchange, frame, total, inbox } = incoming;
+        let Incoming {
+            exchange,
+            frame,
+            total,
+            inbox,
+        } = incoming;
         let index = decode_request(frame.head())?.index();
         let content = inbox.map_or(Content::Whole, Content::Arriving);
-        Ok(Request { held: Held::Alone(frame), index, exchange, total, content })
+        Ok(Request {
+            held: Held::Alone(frame),
+            index,
+            exchange,
+            total,
+            content,
+        })
     }
 
     /// The request method. A route for GET gets HEAD requests too; the SDK leaves the body of the
@@ -130,7 +141,11 @@ impl Request {
 
     /// The path parameter with this name as received, percent-encoded.
     pub fn param_raw(&self, name: &str) -> Option<&[u8]> {
-        let at = self.route_entry()?.params().iter().position(|p| **p == *name)?;
+        let at = self
+            .route_entry()?
+            .params()
+            .iter()
+            .position(|p| **p == *name)?;
         self.view().params().nth(at)
     }
 
@@ -147,13 +162,17 @@ impl Request {
 
     /// The first query value with this name, decoded.
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
-        self.query_pairs().find(|(n, _)| n == name).map(|(_, value)| value)
+        self.query_pairs()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| value)
     }
 
     /// The value of the first field line with this name, in any case; without the white space around
     /// it (RFC 9110, section 5.5).
     pub fn header(&self, name: &str) -> Option<&[u8]> {
-        self.headers().find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+        self.headers()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
     }
 
     /// Every field line in the order received, duplicates included.
@@ -197,7 +216,13 @@ impl Request {
     /// The body, to be read piece by piece or passed on in an answer. What the head said is gone
     /// after this.
     pub fn into_body(self) -> Body {
-        let Request { held, exchange, total, content, .. } = self;
+        let Request {
+            held,
+            exchange,
+            total,
+            content,
+            ..
+        } = self;
         let rest = match content {
             Content::Whole => None,
             Content::Collected(bytes) => return Body::new(Some(Chunk::Bytes(bytes)), total, None),
@@ -281,7 +306,11 @@ impl Request {
             Content::Collected(bytes) => bytes.clone(),
             Content::Arriving(_) | Content::Lost => return Err(BodyError::Incomplete),
         };
-        if bytes.len() > limit { Err(BodyError::TooLarge { limit }) } else { Ok(bytes) }
+        if bytes.len() > limit {
+            Err(BodyError::TooLarge { limit })
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// The body part of the frame as bytes that hold the frame too.

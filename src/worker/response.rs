@@ -73,7 +73,12 @@ impl Response {
     pub fn new(status: u16) -> Response {
         let fault = (!(200..=599).contains(&status))
             .then(|| format!("the status {status} is not one from 200 to 599"));
-        Response { status, fields: Cow::Borrowed(&[]), payload: Payload::Empty, fault }
+        Response {
+            status,
+            fields: Cow::Borrowed(&[]),
+            payload: Payload::Empty,
+            fault,
+        }
     }
 
     /// 200 with no body yet.
@@ -187,7 +192,10 @@ impl Response {
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {
-        self.body(Payload::AsyncStream(None, Box::new(move |out| Box::pin(write(out)))))
+        self.body(Payload::AsyncStream(
+            None,
+            Box::new(move |out| Box::pin(write(out))),
+        ))
     }
 
     /// As [`Response::stream_sized`], for async handlers.
@@ -199,7 +207,10 @@ impl Response {
     where
         F: Future<Output = io::Result<()>> + Send + 'static,
     {
-        self.body(Payload::AsyncStream(Some(length), Box::new(move |out| Box::pin(write(out)))))
+        self.body(Payload::AsyncStream(
+            Some(length),
+            Box::new(move |out| Box::pin(write(out))),
+        ))
     }
 
     /// The status that will be sent.
@@ -217,7 +228,10 @@ impl Response {
     }
 
     fn with_fields(fields: &'static [u8], payload: Payload) -> Response {
-        Response { fields: Cow::Borrowed(fields), ..Response::ok().body(payload) }
+        Response {
+            fields: Cow::Borrowed(fields),
+            ..Response::ok().body(payload)
+        }
     }
 
     fn with_fault(mut self, fault: String) -> Response {
@@ -229,7 +243,9 @@ impl Response {
 /// A field name's characters (RFC 9110, section 5.6.2).
 fn is_token(name: &[u8]) -> bool {
     !name.is_empty()
-        && name.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+        && name
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
 /// What a handler may return.

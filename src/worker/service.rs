@@ -65,20 +65,35 @@ impl Service {
         name: String,
         routes: Vec<(RouteSpec, Handler)>,
     ) -> Result<Arc<Service>, FieldError> {
-        let registration =
-            Registration { name, routes: routes.iter().map(|(spec, _)| spec.clone()).collect() };
+        let registration = Registration {
+            name,
+            routes: routes.iter().map(|(spec, _)| spec.clone()).collect(),
+        };
         let valid = registration.validate()?;
-        let with_params = routes.into_iter().zip(&valid.routes).map(|((spec, handler), valid)| {
-            let params = valid.pattern.param_names().map(Box::from).collect();
-            Route { spec, params, handler }
-        });
-        Ok(Arc::new(Service { routes: with_params.collect(), name: valid.name }))
+        let with_params = routes
+            .into_iter()
+            .zip(&valid.routes)
+            .map(|((spec, handler), valid)| {
+                let params = valid.pattern.param_names().map(Box::from).collect();
+                Route {
+                    spec,
+                    params,
+                    handler,
+                }
+            });
+        Ok(Arc::new(Service {
+            routes: with_params.collect(),
+            name: valid.name,
+        }))
     }
 
     /// What is said to the hub.
     pub(crate) fn registration(&self) -> Registration {
         let routes = self.routes.iter().map(|route| route.spec.clone()).collect();
-        Registration { name: self.name.clone(), routes }
+        Registration {
+            name: self.name.clone(),
+            routes,
+        }
     }
 
     /// The worker's name.
@@ -93,7 +108,10 @@ impl Service {
 
     /// The first route with an async handler.
     pub(crate) fn first_async(&self) -> Option<&RouteSpec> {
-        let found = self.routes.iter().find(|r| matches!(r.handler, Handler::Async(_)));
+        let found = self
+            .routes
+            .iter()
+            .find(|r| matches!(r.handler, Handler::Async(_)));
         found.map(|route| &route.spec)
     }
 }
@@ -135,7 +153,9 @@ pub(crate) fn open(session: &Arc<Session>, lane: usize, incoming: Incoming) -> O
 
 /// Handles a request from its arrival to its last byte.
 pub(crate) fn serve_blocking(session: &Arc<Session>, lane: usize, incoming: Incoming) {
-    let Opened::Handle(request, answer) = open(session, lane, incoming) else { return };
+    let Opened::Handle(request, answer) = open(session, lane, incoming) else {
+        return;
+    };
     let route = session.service().route(request.route_number());
     match route.map(Route::handler) {
         Some(Handler::Blocking(handler)) => handle_blocking(handler, request, answer),
@@ -167,5 +187,8 @@ pub(crate) fn handle_blocking(
 pub(crate) fn log_panic(panic: &(dyn Any + Send)) {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = text.unwrap_or("no text"), "a handler panicked: answering 500");
+    tracing::error!(
+        panic = text.unwrap_or("no text"),
+        "a handler panicked: answering 500"
+    );
 }

@@ -206,7 +206,11 @@ impl Session {
 
     /// A place to sleep at for the calling thread.
     pub(crate) fn parker(&self) -> Arc<Parker> {
-        if self.sleep == Sleep::Poll { Parker::on_eventfd() } else { Parker::on_futex() }
+        if self.sleep == Sleep::Poll {
+            Parker::on_eventfd()
+        } else {
+            Parker::on_futex()
+        }
     }
 
     /// Fails the bodies that nobody will complete because their client has gone.
@@ -225,9 +229,15 @@ impl Session {
     pub(crate) fn announce_sleep(&self) -> Sleeping<'_> {
         let begin = |lane: &Lane| {
             let memory = lane.memory();
-            sleep_begin(memory.peer_word(Word::Doorbell), memory.own_word(Word::Sleep))
+            sleep_begin(
+                memory.peer_word(Word::Doorbell),
+                memory.own_word(Word::Sleep),
+            )
         };
-        Sleeping { session: self, doorbells: self.lanes.iter().map(begin).collect() }
+        Sleeping {
+            session: self,
+            doorbells: self.lanes.iter().map(begin).collect(),
+        }
     }
 
     fn sleep(&self, parker: &Parker, timeout: Option<Duration>) {
@@ -243,15 +253,24 @@ impl Session {
         // However the wait ends, the caller looks at everything again.
         if self.sleep == Sleep::Futex {
             let words = self.lanes.iter().zip(&sleeping.doorbells);
-            let mut words: Vec<_> =
-                words.map(|(lane, seen)| (lane.memory().peer_word(Word::Doorbell), *seen)).collect();
+            let mut words: Vec<_> = words
+                .map(|(lane, seen)| (lane.memory().peer_word(Word::Doorbell), *seen))
+                .collect();
             words.push(parker.word());
             let _ = futex::wait_any(&words, timeout);
         } else {
-            let mut bells: Vec<_> = self.lanes.iter().map(|lane| lane.own_bell().as_fd()).collect();
+            let mut bells: Vec<_> = self
+                .lanes
+                .iter()
+                .map(|lane| lane.own_bell().as_fd())
+                .collect();
             bells.extend(parker.bell().map(AsFd::as_fd));
             // Without a bell of its own, the thread cannot be called and has to look.
-            let timeout = if parker.bell().is_some() { timeout } else { Some(Duration::from_millis(5)) };
+            let timeout = if parker.bell().is_some() {
+                timeout
+            } else {
+                Some(Duration::from_millis(5))
+            };
             let _ = poll::readable(&bells, timeout);
             for lane in &self.lanes {
                 let _ = lane.own_bell().drain();

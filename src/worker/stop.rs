@@ -49,10 +49,16 @@ impl StopListener {
         let (bell, rings) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         rings.set_nonblocking(true)?;
-        let mut listener = StopListener { bell, handle: handle.clone(), signals: Vec::new() };
+        let mut listener = StopListener {
+            bell,
+            handle: handle.clone(),
+            signals: Vec::new(),
+        };
         if with_signals {
             for signal in [SIGTERM, SIGINT] {
-                listener.signals.push(pipe::register(signal, rings.try_clone()?)?);
+                listener
+                    .signals
+                    .push(pipe::register(signal, rings.try_clone()?)?);
             }
         }
         let mut state = lock(&handle.state);

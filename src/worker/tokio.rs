@@ -37,7 +37,9 @@ pub(crate) async fn run(settings: &Settings, service: &Arc<Service>) -> Result<(
     let system = |what| move |source| Error::System { what, source };
     let stop = StopListener::new(&settings.handle, settings.handle_signals)
         .map_err(system("listen for signals"))?;
-    let stop = async_fd(stop.socket()).map_err(system("watch for signals")).map(|fd| (stop, fd))?;
+    let stop = async_fd(stop.socket())
+        .map_err(system("watch for signals"))
+        .map(|fd| (stop, fd))?;
     // Every handler that runs holds a sender; when the last is dropped, all have finished.
     let (running, mut finished) = mpsc::channel::<()>(1);
     let result = supervise(settings, service, &stop, &running).await;
@@ -62,7 +64,10 @@ async fn supervise(
         let (control, session) = loop {
             let (path, routes) = (settings.socket.clone(), service.clone());
             let attached = spawn_blocking(move || attach(&path, &routes, Sleep::Task)).await;
-            match attached.map_err(|e| Error::System { what: "connect", source: e.into() })? {
+            match attached.map_err(|e| Error::System {
+                what: "connect",
+                source: e.into(),
+            })? {
                 Ok(attached) => break attached,
                 Err(error @ Error::Refused(_)) => return Err(error),
                 Err(error) => {
@@ -86,7 +91,10 @@ async fn supervise(
         session.close();
         // A pump never fails; what a handler does is caught in it.
         let _ = pump.await;
-        watched.map_err(|source| Error::System { what: "watch the attach socket", source })?;
+        watched.map_err(|source| Error::System {
+            what: "watch the attach socket",
+            source,
+        })?;
         if let Some(result) = course.on_end(settings.reconnect, settings.socket.clone()) {
             return result;
         }
@@ -108,7 +116,9 @@ fn async_fd(fd: impl AsFd) -> std::io::Result<AsyncFd<OwnedFd>> {
 /// Requests to stop that have come; waits for the first.
 async fn stop_requests(stop: &Stop) -> usize {
     loop {
-        let Ok(mut ready) = stop.1.readable().await else { return 1 };
+        let Ok(mut ready) = stop.1.readable().await else {
+            return 1;
+        };
         let count = stop.0.take();
         if count > 0 {
             return count;
@@ -171,8 +181,11 @@ async fn watch(
 
 /// Takes requests from every lane until the session closes.
 async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
-    let bells: Result<Vec<_>, _> =
-        session.lanes().iter().map(|lane| async_fd(lane.own_bell())).collect();
+    let bells: Result<Vec<_>, _> = session
+        .lanes()
+        .iter()
+        .map(|lane| async_fd(lane.own_bell()))
+        .collect();
     let bells = match bells {
         Ok(bells) => bells,
         Err(error) => {
@@ -204,7 +217,10 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
 /// Waits until there may be something in a ring or in the backlog.
 async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>]) {
     let sleeping = session.announce_sleep();
-    let mut idle = Idle { session, waker: None };
+    let mut idle = Idle {
+        session,
+        waker: None,
+    };
     poll_fn(|cx| {
         idle.enter(cx.waker());
         if session.is_closed() || session.has_backlog() || session.is_ready() {
@@ -253,14 +269,18 @@ impl Drop for Idle<'_> {
 }
 
 fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &mpsc::Sender<()>) {
-    let Opened::Handle(request, answer) = open(session, lane, incoming) else { return };
+    let Opened::Handle(request, answer) = open(session, lane, incoming) else {
+        return;
+    };
     let number = request.route_number();
     let service = session.service();
     match service.route(number).map(|route| route.handler()) {
         Some(Handler::Async(handler)) => {
             let started = start_caught(|| handler(request));
             let handling = async move {
-                let response = caught(started).await.unwrap_or_else(|()| Response::internal_error());
+                let response = caught(started)
+                    .await
+                    .unwrap_or_else(|()| Response::internal_error());
                 if matches!(response.payload, Payload::Stream(..)) {
                     let _ = spawn_blocking(move || send_blocking(answer, response)).await;
                 } else {
@@ -269,7 +289,9 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
             };
             let mut handling = Box::pin(handling);
             // Most handlers are done at once and need no task of their own.
-            let first = handling.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            let first = handling
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()));
             if first.is_pending() {
                 let running = running.clone();
                 ::tokio::spawn(async move {
@@ -281,14 +303,18 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
         Some(Handler::Blocking(_)) => {
             let (service, running) = (service.clone(), running.clone());
             drop(spawn_blocking(move || {
-                if let Some(Handler::Blocking(handler)) = service.route(number).map(|r| r.handler()) {
+                if let Some(Handler::Blocking(handler)) = service.route(number).map(|r| r.handler())
+                {
                     handle_blocking(handler, request, answer);
                 }
                 drop(running);
             }));
         }
         None => {
-            tracing::error!(number, "the hub sent a request for an unknown route: answering 500");
+            tracing::error!(
+                number,
+                "the hub sent a request for an unknown route: answering 500"
+            );
         }
     }
 }

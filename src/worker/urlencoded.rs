@@ -10,14 +10,17 @@ pub(crate) fn decode_path(raw: &[u8]) -> Cow<'_, str> {
 
 /// The pairs of a query, decoded as the URL standard has it for forms.
 pub(crate) fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-    query.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let equals = pair.iter().position(|byte| *byte == b'=');
-        let (name, value) = match equals {
-            Some(at) => (&pair[..at], &pair[at + 1..]),
-            None => (pair, &[][..]),
-        };
-        (decode(name, true), decode(value, true))
-    })
+    query
+        .split(|byte| *byte == b'&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let equals = pair.iter().position(|byte| *byte == b'=');
+            let (name, value) = match equals {
+                Some(at) => (&pair[..at], &pair[at + 1..]),
+                None => (pair, &[][..]),
+            };
+            (decode(name, true), decode(value, true))
+        })
 }
 
 fn decode(raw: &[u8], plus_is_space: bool) -> Cow<'_, str> {
@@ -82,7 +85,10 @@ mod tests {
             ("a", "b=c"),
             ("x y", "&"),
         ];
-        assert_eq!(got, expected.map(|(n, v)| (Cow::Borrowed(n), Cow::Borrowed(v))));
+        assert_eq!(
+            got,
+            expected.map(|(n, v)| (Cow::Borrowed(n), Cow::Borrowed(v)))
+        );
         assert_eq!(pairs(b"").count(), 0);
     }
 }

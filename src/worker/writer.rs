@@ -53,7 +53,9 @@ impl BodyWriter {
     }
 
     fn stream(&mut self) -> &mut Stream {
-        self.stream.as_mut().expect("a writer has its stream until it is dropped")
+        self.stream
+            .as_mut()
+            .expect("a writer has its stream until it is dropped")
     }
 
     fn block_on<T>(
@@ -91,7 +93,12 @@ impl Drop for BodyWriter {
 
 /// Sends an answer on a thread that may block.
 pub(crate) fn send_blocking(mut answer: Answer, response: Response) {
-    let Response { status, mut fields, payload, .. } = checked(response);
+    let Response {
+        status,
+        mut fields,
+        payload,
+        ..
+    } = checked(response);
     let payload = match settle(&mut answer, status, &fields, payload) {
         Some(rest) => rest,
         None => return,
@@ -107,7 +114,10 @@ pub(crate) fn send_blocking(mut answer: Answer, response: Response) {
         whole => Box::new(move |out| io::Write::write_all(out, bytes_of(&whole))),
     };
     let stream = answer.into_stream(status, std::mem::take(&mut fields), total);
-    let mut writer = BodyWriter { stream: Some(stream), home: None };
+    let mut writer = BodyWriter {
+        stream: Some(stream),
+        home: None,
+    };
     let outcome = if writer.stream().is_bodyless() {
         writer.block_on(Stream::poll_head_only)
     } else {
@@ -126,22 +136,34 @@ pub(crate) fn send_blocking(mut answer: Answer, response: Response) {
 /// Sends an answer in an event loop. Streams that block are not for this.
 #[cfg(feature = "tokio")]
 pub(crate) async fn send_async(mut answer: Answer, response: Response) {
-    let Response { status, fields, payload, .. } = checked(response);
-    let Some(payload) = settle(&mut answer, status, &fields, payload) else { return };
+    let Response {
+        status,
+        fields,
+        payload,
+        ..
+    } = checked(response);
+    let Some(payload) = settle(&mut answer, status, &fields, payload) else {
+        return;
+    };
     let mut stream = answer.into_stream(status, fields, length_of(&payload));
     let outcome = if stream.is_bodyless() {
         poll_fn(|cx| stream.poll_head_only(cx)).await
     } else if let Payload::AsyncStream(_, write) = payload {
         let home = Arc::new(Mutex::new(None));
-        let writer = BodyWriter { stream: Some(stream), home: Some(home.clone()) };
+        let writer = BodyWriter {
+            stream: Some(stream),
+            home: Some(home.clone()),
+        };
         let started = crate::worker::tokio::start_caught(|| write(writer));
-        let written = crate::worker::tokio::caught(started).await.unwrap_or_else(|()| {
-            Err(io::Error::other("the handler panicked in its stream"))
-        });
+        let written = crate::worker::tokio::caught(started)
+            .await
+            .unwrap_or_else(|()| Err(io::Error::other("the handler panicked in its stream")));
         let returned = lock(&home).take();
         let Some(back) = returned else {
             // The writer lives on elsewhere; when it is dropped, the answer counts as given up.
-            tracing::error!("an async stream ended before its writer was dropped: the answer is cut");
+            tracing::error!(
+                "an async stream ended before its writer was dropped: the answer is cut"
+            );
             return;
         };
         stream = back;
@@ -155,7 +177,12 @@ pub(crate) async fn send_async(mut answer: Answer, response: Response) {
     if let Err(error) = outcome
         && let Some(mut answer) = give_up(stream, &error)
     {
-        let Response { status, fields, payload, .. } = Response::internal_error();
+        let Response {
+            status,
+            fields,
+            payload,
+            ..
+        } = Response::internal_error();
         // Where no slot is free even for this, the answer says it when it is dropped.
         let _ = settle(&mut answer, status, &fields, payload);
     }
@@ -194,20 +221,25 @@ fn checked(response: Response) -> Response {
 }
 
 /// Sends what fits one frame. `None`: all is said.
-fn settle(
-    answer: &mut Answer,
-    status: u16,
-    fields: &[u8],
-    payload: Payload,
-) -> Option<Payload> {
+fn settle(answer: &mut Answer, status: u16, fields: &[u8], payload: Payload) -> Option<Payload> {
     // These never have a body (RFC 9110, sections 15.3.5 and 15.4.5).
-    let payload = if matches!(status, 204 | 304) { Payload::Empty } else { payload };
+    let payload = if matches!(status, 204 | 304) {
+        Payload::Empty
+    } else {
+        payload
+    };
     let whole = match &payload {
         Payload::Request(body) if body.is_contiguous() => body.available(),
-        Payload::Request(_) | Payload::Stream(..) | Payload::AsyncStream(..) => return Some(payload),
+        Payload::Request(_) | Payload::Stream(..) | Payload::AsyncStream(..) => {
+            return Some(payload);
+        }
         whole => bytes_of(whole),
     };
-    if answer.try_whole(status, fields, whole) { None } else { Some(payload) }
+    if answer.try_whole(status, fields, whole) {
+        None
+    } else {
+        Some(payload)
+    }
 }
 
 fn bytes_of(payload: &Payload) -> &[u8] {
@@ -237,8 +269,10 @@ fn copy_blocking(mut body: Body, out: &mut BodyWriter) -> io::Result<()> {
 
 /// A stream has failed. Returns the duty to answer where the client can still be told.
 fn give_up(stream: Stream, error: &io::Error) -> Option<Answer> {
-    let gone = matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected)
-        || stream.is_cancelled();
+    let gone = matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected
+    ) || stream.is_cancelled();
     if !gone {
         tracing::error!(%error, "a streamed answer failed");
     }
