@@ -82,7 +82,7 @@ const _: () = assert!(
 );
 const _: () = assert!(MAX_TARGET < MAX_HEAD);
 const _: () = assert!(MAX_PATTERN < MAX_TARGET);
-const _: () = assert!(DEFAULT_SLOT_SIZE as usize % PAGE == 0);
+const _: () = assert!((DEFAULT_SLOT_SIZE as usize).is_multiple_of(PAGE));
 const _: () = assert!(MAX_SLOTS <= u16::MAX as u32);
 const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,

@@ -52,7 +52,7 @@ pub enum Payload {
     Bytes(Bytes),
     /// The body of the request, passed on as it arrives.
     #[doc(hidden)]
-    Request(Body),
+    Request(Box<Body>),
     /// What this writes, on a thread that may block.
     #[doc(hidden)]
     Stream(Option<u64>, StreamFn),
@@ -61,7 +61,7 @@ pub enum Payload {
     AsyncStream(Option<u64>, AsyncStreamFn),
 }
 
-type StreamFn = Box<dyn FnOnce(&mut BodyWriter) -> io::Result<()> + Send>;
+pub(crate) type StreamFn = Box<dyn FnOnce(&mut BodyWriter) -> io::Result<()> + Send>;
 type AsyncStreamFn = Box<dyn FnOnce(BodyWriter) -> BoxFuture<io::Result<()>> + Send>;
 
 const TEXT: &[u8] = b"content-type: text/plain; charset=utf-8\r\n";
@@ -375,6 +375,6 @@ impl From<Bytes> for Payload {
 
 impl From<Body> for Payload {
     fn from(body: Body) -> Payload {
-        Payload::Request(body)
+        Payload::Request(Box::new(body))
     }
 }

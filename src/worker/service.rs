@@ -125,35 +125,34 @@ impl fmt::Debug for Handler {
     }
 }
 
-/// A request that is to be handled, or the answer that needs no handler.
-pub(crate) enum Opened {
-    Handle(Request, Answer),
-    Done,
-}
-
-/// Opens a request. One whose client has gone already is answered without a handler, into the void.
-pub(crate) fn open(session: &Arc<Session>, lane: usize, incoming: Incoming) -> Opened {
+/// Opens a request. `None` where it is answered already: with 500 because it cannot be read, or into
+/// the void because its client has gone.
+pub(crate) fn open(
+    session: &Arc<Session>,
+    lane: usize,
+    incoming: Incoming,
+) -> Option<(Request, Answer)> {
     let mut answer = Answer::new(session.clone(), lane, incoming.exchange);
     if answer.is_cancelled() {
-        return Opened::Done;
+        return None;
     }
     match Request::new(incoming) {
         Ok(request) => {
             if request.method() == Method::Head {
                 answer.set_bodyless();
             }
-            Opened::Handle(request, answer)
+            Some((request, answer))
         }
         Err(error) => {
             tracing::error!(%error, "the hub sent a request that cannot be read: answering 500");
-            Opened::Done
+            None
         }
     }
 }
 
 /// Handles a request from its arrival to its last byte.
 pub(crate) fn serve_blocking(session: &Arc<Session>, lane: usize, incoming: Incoming) {
-    let Opened::Handle(request, answer) = open(session, lane, incoming) else {
+    let Some((request, answer)) = open(session, lane, incoming) else {
         return;
     };
     let route = session.service().route(request.route_number());

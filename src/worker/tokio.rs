@@ -24,7 +24,7 @@ use crate::worker::error::Error;
 use crate::worker::lane::Incoming;
 use crate::worker::poll_guard::Polling;
 use crate::worker::response::{Payload, Response};
-use crate::worker::service::{Handler, Opened, Service, handle_blocking, log_panic, open};
+use crate::worker::service::{Handler, Service, handle_blocking, log_panic, open};
 use crate::worker::session::{CANCEL_CHECK, Session, Sleep};
 use crate::worker::stop::StopListener;
 use crate::worker::writer::{send_async, send_blocking};
@@ -269,7 +269,7 @@ impl Drop for Idle<'_> {
 }
 
 fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &mpsc::Sender<()>) {
-    let Opened::Handle(request, answer) = open(session, lane, incoming) else {
+    let Some((request, answer)) = open(session, lane, incoming) else {
         return;
     };
     let number = request.route_number();

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::worker::answer::{Answer, Stream};
 use crate::worker::body::Body;
 use crate::worker::poll_guard;
-use crate::worker::response::{Payload, Response};
+use crate::worker::response::{Payload, Response, StreamFn};
 use crate::worker::session::lock;
 
 /// Writes the body of a streamed answer straight into the memory shared with the hub.
@@ -104,9 +104,9 @@ pub(crate) fn send_blocking(mut answer: Answer, response: Response) {
         None => return,
     };
     let total = length_of(&payload);
-    let write: Box<dyn FnOnce(&mut BodyWriter) -> io::Result<()>> = match payload {
+    let write: StreamFn = match payload {
         Payload::Stream(_, write) => write,
-        Payload::Request(body) => Box::new(|out| copy_blocking(body, out)),
+        Payload::Request(body) => Box::new(|out| copy_blocking(*body, out)),
         Payload::AsyncStream(..) => {
             tracing::error!("an async stream cannot be sent by a blocking worker: answering 500");
             return send_blocking(answer, Response::internal_error());
