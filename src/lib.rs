@@ -4,6 +4,8 @@
 //! A worker needs [`worker`] alone; build with `default-features = false` to leave the hub out.
 //! `docs/ARCHITECTURE.md` walks a request through the files.
 
+#[cfg(all(feature = "gateway", feature = "tokio", not(loom)))]
+pub mod cli;
 pub mod control;
 #[cfg(all(feature = "gateway", not(loom)))]
 pub mod gateway;
@@ -17,3 +19,5 @@ pub mod route;
 pub mod shm;
 #[cfg(not(loom))]
 pub mod sys;
+#[cfg(not(loom))]
+pub mod worker;

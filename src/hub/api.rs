@@ -40,15 +40,23 @@ impl ControlPlane for HubState {
 impl HubState {
     fn health(&self) -> Health {
         let workers = self.read(|registry| registry.iter().map(|(_, r)| describe(r)).collect());
-        Health { ok: true, version: env!("CARGO_PKG_VERSION").into(), workers }
+        Health {
+            ok: true,
+            version: env!("CARGO_PKG_VERSION").into(),
+            workers,
+        }
     }
 
     fn slots(&self) -> SlotsReport {
-        let attached = |r: &&Record| {
-            matches!(r.state, WorkerState::Attached | WorkerState::Draining)
-        };
+        let attached =
+            |r: &&Record| matches!(r.state, WorkerState::Attached | WorkerState::Draining);
         let workers = self.read(|registry| {
-            registry.iter().map(|(_, r)| r).filter(attached).map(report_slots).collect()
+            registry
+                .iter()
+                .map(|(_, r)| r)
+                .filter(attached)
+                .map(report_slots)
+                .collect()
         });
         SlotsReport { workers }
     }
@@ -63,18 +71,25 @@ impl HubState {
                 });
             }
         };
-        let registered = registration.validate().and_then(|valid| {
-            self.change(|registry, _| registry.register(valid, monotonic_ms()))
-        });
+        let registered = registration
+            .validate()
+            .and_then(|valid| self.change(|registry, _| registry.register(valid, monotonic_ms())));
         match registered {
             Ok(worker_id) => {
-                tracing::info!(worker = registration.name, "registered over HTTP; awaited at {}", self.socket.display());
-                json(200, &Registered {
-                    shm_name: format!("slotway:{worker_id}"),
-                    worker_id,
-                    socket: self.socket.display().to_string(),
-                    abi_version: ABI_VERSION,
-                })
+                tracing::info!(
+                    worker = registration.name,
+                    "registered over HTTP; awaited at {}",
+                    self.socket.display()
+                );
+                json(
+                    200,
+                    &Registered {
+                        shm_name: format!("slotway:{worker_id}"),
+                        worker_id,
+                        socket: self.socket.display().to_string(),
+                        abi_version: ABI_VERSION,
+                    },
+                )
             }
             Err(error) => bad_field(error),
         }
@@ -82,12 +97,16 @@ impl HubState {
 }
 
 fn describe(record: &Record) -> WorkerHealth {
-    let traffic = record.stats.iter().map(|s| s.traffic()).fold(Traffic::default(), |a, b| Traffic {
-        requests: a.requests + b.requests,
-        wakes_to_worker: a.wakes_to_worker + b.wakes_to_worker,
-        wakes_to_hub: a.wakes_to_hub + b.wakes_to_hub,
-        violations: a.violations + b.violations,
-    });
+    let traffic = record
+        .stats
+        .iter()
+        .map(|s| s.traffic())
+        .fold(Traffic::default(), |a, b| Traffic {
+            requests: a.requests + b.requests,
+            wakes_to_worker: a.wakes_to_worker + b.wakes_to_worker,
+            wakes_to_hub: a.wakes_to_hub + b.wakes_to_hub,
+            violations: a.violations + b.violations,
+        });
     WorkerHealth {
         name: record.name.to_string(),
         worker_id: record.id.clone(),
@@ -102,9 +121,14 @@ fn describe(record: &Record) -> WorkerHealth {
 
 fn report_slots(record: &Record) -> WorkerSlots {
     let states = record.stats.iter().flat_map(|stats| stats.slot_states());
-    let slots: Vec<_> =
-        states.enumerate().map(|(index, state)| SlotReport { index, state }).collect();
-    let free = slots.iter().filter(|slot| slot.state == SlotState::Free).count();
+    let slots: Vec<_> = states
+        .enumerate()
+        .map(|(index, state)| SlotReport { index, state })
+        .collect();
+    let free = slots
+        .iter()
+        .filter(|slot| slot.state == SlotState::Free)
+        .count();
     WorkerSlots {
         name: record.name.to_string(),
         total_slots: slots.len(),
@@ -116,7 +140,12 @@ fn report_slots(record: &Record) -> WorkerSlots {
 
 fn json<T: Serialize>(status: u16, value: &T) -> ControlAnswer {
     match simd_json::to_vec(value) {
-        Ok(body) => ControlAnswer { status, content_type: "application/json", allow: None, body },
+        Ok(body) => ControlAnswer {
+            status,
+            content_type: "application/json",
+            allow: None,
+            body,
+        },
         Err(error) => problem(Problem::new(
             500,
             format!("the answer could not be written as JSON: {error}"),
@@ -127,13 +156,25 @@ fn json<T: Serialize>(status: u16, value: &T) -> ControlAnswer {
 
 fn problem(problem: Problem) -> ControlAnswer {
     let body = problem.body();
-    ControlAnswer { status: problem.status, content_type: PROBLEM_TYPE, allow: None, body }
+    ControlAnswer {
+        status: problem.status,
+        content_type: PROBLEM_TYPE,
+        allow: None,
+        body,
+    }
 }
 
 fn not_allowed(allow: &'static str) -> ControlAnswer {
     let detail = "the path is the hub's own, but not for this method";
-    let answer = problem(Problem::new(405, detail, "Use one of the methods in the Allow field."));
-    ControlAnswer { allow: Some(allow), ..answer }
+    let answer = problem(Problem::new(
+        405,
+        detail,
+        "Use one of the methods in the Allow field.",
+    ));
+    ControlAnswer {
+        allow: Some(allow),
+        ..answer
+    }
 }
 
 /// 400 with the member that is wrong, as an extension member of the problem (RFC 9457, section 3.2).
@@ -155,5 +196,8 @@ fn bad_field(error: FieldError) -> ControlAnswer {
         field: &error.field,
         action: "Correct the member named in `field` and register again; nothing was changed.",
     };
-    ControlAnswer { content_type: PROBLEM_TYPE, ..json(400, &body) }
+    ControlAnswer {
+        content_type: PROBLEM_TYPE,
+        ..json(400, &body)
+    }
 }

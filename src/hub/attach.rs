@@ -42,12 +42,20 @@ impl Peer {
         let credentials = peer_credentials(&socket)?;
         let (own, peer) = (effective_uid(), credentials.uid);
         if peer != own && peer != 0 {
-            let why = format!("process {} belongs to uid {peer}, and this hub to uid {own}", credentials.pid);
+            let why = format!(
+                "process {} belongs to uid {peer}, and this hub to uid {own}",
+                credentials.pid
+            );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
         }
         let pidfd = peer_pidfd(&socket)?;
         ioctl_fionbio(&socket, true)?;
-        Ok(Peer { socket, pidfd, pid: credentials.pid, received: Vec::new() })
+        Ok(Peer {
+            socket,
+            pidfd,
+            pid: credentials.pid,
+            received: Vec::new(),
+        })
     }
 
     /// Sends a message, with descriptors beside it.
@@ -75,23 +83,31 @@ impl Peer {
                 Ok((_, count)) => self.received.extend_from_slice(&chunk[..count]),
                 Err(rustix::io::Errno::AGAIN) => return Received::Nothing,
                 Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Received::Closed(format!("the attach socket failed: {error}")),
+                Err(error) => {
+                    return Received::Closed(format!("the attach socket failed: {error}"));
+                }
             }
         }
     }
 
     fn take_message(&mut self) -> Result<Option<ToHub>, String> {
-        let Some(prefix) = self.received.first_chunk::<4>() else { return Ok(None) };
+        let Some(prefix) = self.received.first_chunk::<4>() else {
+            return Ok(None);
+        };
         let len = u32::from_le_bytes(*prefix) as usize;
         if len > MAX_MESSAGE {
-            return Err(format!("it announced a message of {len} bytes; at most {MAX_MESSAGE} are taken"));
+            return Err(format!(
+                "it announced a message of {len} bytes; at most {MAX_MESSAGE} are taken"
+            ));
         }
         if self.received.len() < 4 + len {
             return Ok(None);
         }
         let mut json: Vec<u8> = self.received.drain(..4 + len).skip(4).collect();
         let message = simd_json::from_slice(&mut json);
-        message.map(Some).map_err(|e| format!("it sent a message that is not understood: {e}"))
+        message
+            .map(Some)
+            .map_err(|e| format!("it sent a message that is not understood: {e}"))
     }
 }
 

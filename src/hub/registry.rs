@@ -60,14 +60,22 @@ pub struct Attached {
 impl Registry {
     /// A registry without workers, which remembers a lost one for `remember_ms` milliseconds.
     pub fn new(remember_ms: u64) -> Registry {
-        Registry { records: Vec::new(), next_order: 0, remember_ms }
+        Registry {
+            records: Vec::new(),
+            next_order: 0,
+            remember_ms,
+        }
     }
 
     /// A registration over HTTP. A worker of the same name goes on until the newcomer attaches.
     ///
     /// # Errors
     /// The registration cannot be added to the route table, or there are too many workers.
-    pub fn register(&mut self, valid: ValidRegistration, now_ms: u64) -> Result<String, FieldError> {
+    pub fn register(
+        &mut self,
+        valid: ValidRegistration,
+        now_ms: u64,
+    ) -> Result<String, FieldError> {
         let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
         let expires_ms = now_ms + self.remember_ms;
         let index = self.add(valid, WorkerState::Registered, expires_ms, waiting)?;
@@ -76,7 +84,10 @@ impl Registry {
         if let Some(gone) = self.find(&name, |state| state == WorkerState::Gone) {
             self.forget(gone);
         }
-        Ok(self.records[index].as_ref().map(|r| r.id.clone()).unwrap_or_default())
+        Ok(self.records[index]
+            .as_ref()
+            .map(|r| r.id.clone())
+            .unwrap_or_default())
     }
 
     /// A worker attaches: `id` is the identity it was given over HTTP, if any.
@@ -92,17 +103,22 @@ impl Registry {
         lanes: Vec<Arc<LaneStats>>,
     ) -> Result<Attached, FieldError> {
         let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
-        let known = waiting.and_then(|at| self.records[at].as_ref()).map(|r| r.id.clone());
+        let known = waiting
+            .and_then(|at| self.records[at].as_ref())
+            .map(|r| r.id.clone());
         if let Some(id) = id
             && known.as_deref() != Some(id)
         {
             let detail = "this identity was never given out, or has expired: register again, or attach without it";
-            return Err(FieldError { field: "worker_id".into(), detail: detail.into() });
+            return Err(FieldError {
+                field: "worker_id".into(),
+                detail: detail.into(),
+            });
         }
         let replaced = self.find(&valid.name, |state| state == WorkerState::Attached);
         let gone = self.find(&valid.name, |state| state == WorkerState::Gone);
         let index = self.add(valid, WorkerState::Attached, u64::MAX, waiting)?;
-        for old in gone {
+        if let Some(old) = gone {
             self.forget(old);
         }
         if let Some(old) = replaced {
@@ -112,7 +128,11 @@ impl Registry {
         record.lanes_open = lanes.len();
         record.stats = lanes;
         record.pid = Some(pid);
-        Ok(Attached { index, id: record.id.clone(), replaced })
+        Ok(Attached {
+            index,
+            id: record.id.clone(),
+            replaced,
+        })
     }
 
     /// The worker gets nothing new.
@@ -136,7 +156,11 @@ impl Registry {
         self.set_state(
             index,
             WorkerState::Gone,
-            if successor.is_some() { now_ms } else { now_ms + self.remember_ms },
+            if successor.is_some() {
+                now_ms
+            } else {
+                now_ms + self.remember_ms
+            },
         );
         Some(name)
     }
@@ -167,7 +191,10 @@ impl Registry {
 
     /// When [`Registry::expire`] has something to do next.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        let dates = self.iter().filter(|(_, r)| r.lanes_open == 0).map(|(_, r)| r.expires_ms);
+        let dates = self
+            .iter()
+            .filter(|(_, r)| r.lanes_open == 0)
+            .map(|(_, r)| r.expires_ms);
         dates.min().filter(|ms| *ms != u64::MAX)
     }
 
@@ -178,7 +205,10 @@ impl Registry {
 
     /// Every worker, with its index.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Record)> {
-        self.records.iter().enumerate().filter_map(|(index, r)| Some((index, r.as_ref()?)))
+        self.records
+            .iter()
+            .enumerate()
+            .filter_map(|(index, r)| Some((index, r.as_ref()?)))
     }
 
     /// The route table: attached workers first, in the order of their registration, then the routes
@@ -191,7 +221,11 @@ impl Registry {
         sorted.sort_by_key(|(_, r)| (r.state != WorkerState::Attached, r.order));
         let mut builder = RouteTableBuilder::new();
         for (index, record) in sorted {
-            let worker = if record.state == WorkerState::Attached { index } else { NO_LANE };
+            let worker = if record.state == WorkerState::Attached {
+                index
+            } else {
+                NO_LANE
+            };
             for (number, route) in record.registration.routes.iter().enumerate() {
                 let target = Target {
                     worker,
@@ -204,7 +238,10 @@ impl Registry {
                     Ok(()) | Err(InsertError::Duplicate { .. }) => {}
                     Err(error) => {
                         let field = format!("routes[{number}].path");
-                        return Err(FieldError { field, detail: error.to_string() });
+                        return Err(FieldError {
+                            field,
+                            detail: error.to_string(),
+                        });
                     }
                 }
             }
@@ -229,7 +266,10 @@ impl Registry {
             }
             None => {
                 let detail = format!("there are {MAX_WORKERS} workers already: stop some first");
-                return Err(FieldError { field: "name".into(), detail });
+                return Err(FieldError {
+                    field: "name".into(),
+                    detail,
+                });
             }
         };
         let before = self.records[index].take();
@@ -280,11 +320,14 @@ impl Registry {
     }
 
     fn find(&self, name: &str, state: impl Fn(WorkerState) -> bool) -> Option<usize> {
-        self.iter().find(|(_, r)| *r.name == *name && state(r.state)).map(|(index, _)| index)
+        self.iter()
+            .find(|(_, r)| *r.name == *name && state(r.state))
+            .map(|(index, _)| index)
     }
 
     fn name_of(&self, index: usize) -> Arc<str> {
-        self.get(index).map_or_else(|| "".into(), |r| r.name.clone())
+        self.get(index)
+            .map_or_else(|| "".into(), |r| r.name.clone())
     }
 }
 
@@ -310,9 +353,18 @@ mod tests {
     fn valid(name: &str, paths: &[&str]) -> ValidRegistration {
         let routes = paths
             .iter()
-            .map(|p| RouteSpec { method: "GET".into(), path: p.to_string(), sse: false })
+            .map(|p| RouteSpec {
+                method: "GET".into(),
+                path: p.to_string(),
+                sse: false,
+            })
             .collect();
-        Registration { name: name.into(), routes }.validate().unwrap()
+        Registration {
+            name: name.into(),
+            routes,
+        }
+        .validate()
+        .unwrap()
     }
 
     fn who(registry: &Registry, path: &str) -> Option<(usize, String)> {
@@ -326,7 +378,10 @@ mod tests {
     #[test]
     fn a_lost_worker_is_remembered_for_a_while() {
         let mut registry = Registry::new(100);
-        let a = registry.attach(valid("a", &["/a"]), None, 1, Vec::new()).unwrap().index;
+        let a = registry
+            .attach(valid("a", &["/a"]), None, 1, Vec::new())
+            .unwrap()
+            .index;
         assert_eq!(who(&registry, "/a"), Some((a, "a".into())));
         assert!(registry.gone(a, 1_000).is_some());
         assert!(registry.gone(a, 1_001).is_none(), "gone once");
@@ -342,11 +397,17 @@ mod tests {
         let mut registry = Registry::new(100);
         let id = registry.register(valid("a", &["/a"]), 0).unwrap();
         assert_eq!(who(&registry, "/a"), Some((NO_LANE, "a".into())));
-        assert_eq!(registry.register(valid("a", &["/b"]), 50).unwrap(), id, "the same once more");
+        assert_eq!(
+            registry.register(valid("a", &["/b"]), 50).unwrap(),
+            id,
+            "the same once more"
+        );
         assert_eq!(who(&registry, "/a"), None);
         let wrong = registry.attach(valid("a", &["/b"]), Some("else"), 1, Vec::new());
         assert_eq!(wrong.unwrap_err().field, "worker_id");
-        let attached = registry.attach(valid("a", &["/b"]), Some(&id), 1, Vec::new()).unwrap();
+        let attached = registry
+            .attach(valid("a", &["/b"]), Some(&id), 1, Vec::new())
+            .unwrap();
         assert_eq!(attached.id, id);
         assert!(!registry.expire(10_000));
         registry.register(valid("b", &["/b"]), 0).unwrap();
@@ -357,31 +418,57 @@ mod tests {
     #[test]
     fn a_namesake_replaces_and_the_first_of_others_wins() {
         let mut registry = Registry::new(100);
-        let a = registry.attach(valid("a", &["/x"]), None, 1, Vec::new()).unwrap();
-        let b = registry.attach(valid("b", &["/x"]), None, 2, Vec::new()).unwrap();
+        let a = registry
+            .attach(valid("a", &["/x"]), None, 1, Vec::new())
+            .unwrap();
+        let b = registry
+            .attach(valid("b", &["/x"]), None, 2, Vec::new())
+            .unwrap();
         assert_eq!(who(&registry, "/x"), Some((a.index, "a".into())));
-        let newer = registry.attach(valid("a", &["/x"]), None, 3, Vec::new()).unwrap();
+        let newer = registry
+            .attach(valid("a", &["/x"]), None, 3, Vec::new())
+            .unwrap();
         assert_eq!(newer.replaced, Some(a.index));
         assert_ne!(newer.id, a.id);
-        assert_eq!(who(&registry, "/x"), Some((newer.index, "a".into())), "it inherits the turn");
+        assert_eq!(
+            who(&registry, "/x"),
+            Some((newer.index, "a".into())),
+            "it inherits the turn"
+        );
         registry.gone(a.index, 5);
         assert!(registry.expire(5), "what was replaced is not remembered");
         registry.gone(newer.index, 6);
-        assert_eq!(who(&registry, "/x"), Some((b.index, "b".into())), "who lives answers");
+        assert_eq!(
+            who(&registry, "/x"),
+            Some((b.index, "b".into())),
+            "who lives answers"
+        );
     }
 
     #[test]
     fn an_index_is_not_used_again_while_a_shard_still_knows_it() {
         let mut registry = Registry::new(0);
         let stats = || vec![Arc::new(LaneStats::new(16)), Arc::new(LaneStats::new(16))];
-        let a = registry.attach(valid("a", &["/a"]), None, 1, stats()).unwrap().index;
+        let a = registry
+            .attach(valid("a", &["/a"]), None, 1, stats())
+            .unwrap()
+            .index;
         registry.gone(a, 0);
         assert!(!registry.expire(10));
-        let b = registry.attach(valid("b", &["/b"]), None, 1, stats()).unwrap().index;
+        let b = registry
+            .attach(valid("b", &["/b"]), None, 1, stats())
+            .unwrap()
+            .index;
         assert_ne!(a, b);
         assert!(!registry.lane_ended(a));
         assert!(registry.lane_ended(a));
         assert!(registry.expire(10));
-        assert_eq!(registry.attach(valid("c", &["/c"]), None, 1, stats()).unwrap().index, a);
+        assert_eq!(
+            registry
+                .attach(valid("c", &["/c"]), None, 1, stats())
+                .unwrap()
+                .index,
+            a
+        );
     }
 }

@@ -5,10 +5,12 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::control::default_socket;
 use crate::gateway::GatewayConfig;
@@ -23,7 +25,7 @@ use crate::limits::LISTEN_BACKLOG;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
 use crate::sys::probe::{UringUnavailable, check_io_uring};
-use crate::sys::process::{memory_total, raise_nofile_limit};
+use crate::sys::process::{effective_uid, memory_total, raise_nofile_limit};
 
 /// Why a hub did not start.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub enum StartError {
     },
     /// A socket could not be opened: its address, and why.
     Listen(String, io::Error),
+    /// The directory of the attach socket is not private: the socket's path, and why.
+    Directory(PathBuf, io::Error),
     /// A thread or descriptor could not be had: what for, and why.
     System(&'static str, io::Error),
 }
@@ -57,14 +61,25 @@ impl fmt::Display for StartError {
                 write!(f, "cannot listen on {address}: {error}")?;
                 match error.kind() {
                     io::ErrorKind::AddrInUse => {
-                        write!(f, ". Is another hub running? Stop it, or choose another address")
+                        write!(
+                            f,
+                            ". Is another hub running? Stop it, or choose another address"
+                        )
                     }
                     io::ErrorKind::PermissionDenied => {
-                        write!(f, ". Choose a place you may write to, or a port from 1024 on")
+                        write!(
+                            f,
+                            ". Choose a place you may write to, or a port from 1024 on"
+                        )
                     }
                     _ => Ok(()),
                 }
             }
+            StartError::Directory(path, error) => write!(
+                f,
+                "cannot put the attach socket at {}: {error}. Make its directory your own with mode 0700, or give --socket",
+                path.display()
+            ),
             StartError::System(what, error) => write!(f, "cannot set up {what}: {error}"),
         }
     }
@@ -78,6 +93,7 @@ pub struct RunningHub {
     pub tcp: Vec<SocketAddr>,
     /// Where workers attach.
     pub socket: PathBuf,
+    state: Arc<HubState>,
     supervisor: JoinHandle<io::Result<()>>,
     stop: UnixStream,
     files: Vec<PathBuf>,
@@ -90,6 +106,14 @@ impl RunningHub {
     /// No file descriptor is left.
     pub fn stopper(&self) -> io::Result<UnixStream> {
         self.stop.try_clone()
+    }
+
+    /// Waits until the process with this id serves as a worker. Returns whether it does before the
+    /// time is up.
+    pub fn wait_for_worker(&self, pid: u32, timeout: Duration) -> bool {
+        self.state.wait_until(timeout, |registry| {
+            registry.iter().any(|(_, r)| r.pid == Some(pid))
+        })
     }
 
     /// Waits until the hub has stopped, and removes its sockets.
@@ -129,7 +153,8 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         let mut address = *address;
         for shard in &mut listeners {
             let listener = listen_tcp(address)?;
-            address = local_addr(&listener).map_err(|e| StartError::Listen(address.to_string(), e))?;
+            address =
+                local_addr(&listener).map_err(|e| StartError::Listen(address.to_string(), e))?;
             shard.push(listener);
         }
         tcp.push(address);
@@ -137,7 +162,9 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     for path in &config.unix {
         let listener = listen_unix(path, 0o666)?;
         for shard in &mut listeners {
-            let own = listener.try_clone().map_err(|e| StartError::System("a listener", e))?;
+            let own = listener
+                .try_clone()
+                .map_err(|e| StartError::System("a listener", e))?;
             shard.push(own);
         }
         files.push(path.clone());
@@ -145,8 +172,11 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     let port = tcp.first().map_or(0, SocketAddr::port);
     let socket = match config.socket {
         Some(path) => path,
-        None => default_socket(port)
-            .map_err(|e| StartError::System("a private directory for the attach socket", e))?,
+        None => {
+            let path = default_socket(port);
+            make_private_directory(&path).map_err(|e| StartError::Directory(path.clone(), e))?;
+            path
+        }
     };
     let attach = listen_unix(&socket, 0o600)?;
     files.push(socket.clone());
@@ -185,10 +215,13 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         })?;
     }
     let (stop, stopped) = UnixStream::pair().map_err(descriptors)?;
-    let liveness =
-        Liveness::new(config.ping_interval_ms, config.ping_timeout_ms, monotonic_ms());
+    let liveness = Liveness::new(
+        config.ping_interval_ms,
+        config.ping_timeout_ms,
+        monotonic_ms(),
+    );
     let supervisor = Supervisor::new(SupervisorParts {
-        state,
+        state: state.clone(),
         listener: attach,
         reports,
         changed,
@@ -207,7 +240,28 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         "each worker takes {} KiB of shared memory",
         wanted >> 10
     );
-    Ok(RunningHub { tcp, socket, supervisor, stop, files })
+    Ok(RunningHub {
+        tcp,
+        socket,
+        state,
+        supervisor,
+        stop,
+        files,
+    })
+}
+
+/// Makes the directory of a default socket, or checks that nobody else could have made it: in the
+/// temp directory anybody could put one in our place, and workers would attach to their socket.
+fn make_private_directory(socket: &Path) -> io::Result<()> {
+    let directory = socket.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = std::fs::symlink_metadata(directory)?;
+    let private = found.is_dir() && found.uid() == effective_uid() && found.mode() & 0o077 == 0;
+    let refused = || io::Error::other(format!("{} is open to other users", directory.display()));
+    private.then_some(()).ok_or_else(refused)
 }
 
 fn spawn<T: Send + 'static>(

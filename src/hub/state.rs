@@ -3,7 +3,8 @@
 //! changes in the order they were made.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::control::FieldError;
 use crate::gateway::mailbox::Sender;
@@ -14,6 +15,8 @@ use crate::hub::registry::Registry;
 #[derive(Debug)]
 pub struct HubState {
     registry: Mutex<Registry>,
+    /// Notified when the registry has changed.
+    news: Condvar,
     shards: Vec<Sender<Command>>,
     /// Wakes the supervisor, whose next deadline may have changed.
     changed: Sender<()>,
@@ -29,7 +32,13 @@ impl HubState {
         changed: Sender<()>,
         socket: PathBuf,
     ) -> HubState {
-        HubState { registry: Mutex::new(registry), shards, changed, socket }
+        HubState {
+            registry: Mutex::new(registry),
+            news: Condvar::new(),
+            shards,
+            changed,
+            socket,
+        }
     }
 
     /// Looks at the registry.
@@ -52,7 +61,10 @@ impl HubState {
         let routes = Arc::new(registry.routes()?);
         for (shard, commands) in self.shards.iter().enumerate() {
             let own = |commands: &mut Vec<(usize, Command)>| -> Vec<Command> {
-                commands.extract_if(.., |(to, _)| *to == shard).map(|(_, c)| c).collect()
+                commands
+                    .extract_if(.., |(to, _)| *to == shard)
+                    .map(|(_, c)| c)
+                    .collect()
             };
             let (before, after) = (own(&mut announcement.before), own(&mut announcement.after));
             before.into_iter().for_each(|c| commands.send(c));
@@ -60,7 +72,17 @@ impl HubState {
             after.into_iter().for_each(|c| commands.send(c));
         }
         self.changed.send(());
+        self.news.notify_all();
         Ok(result)
+    }
+
+    /// Waits until the registry is as wanted, or the time is up. Returns whether it is.
+    pub fn wait_until(&self, timeout: Duration, wanted: impl Fn(&Registry) -> bool) -> bool {
+        let waited = self
+            .news
+            .wait_timeout_while(self.lock(), timeout, |r| !wanted(r));
+        let (registry, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        wanted(&registry)
     }
 
     /// Sends every shard a command.
@@ -93,6 +115,7 @@ impl Announcement {
 
     /// A command for each of `shards` shards, behind the routes.
     pub fn after_all(&mut self, shards: usize, command: impl Fn() -> Command) {
-        self.after.extend((0..shards).map(|shard| (shard, command())));
+        self.after
+            .extend((0..shards).map(|shard| (shard, command())));
     }
 }

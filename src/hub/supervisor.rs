@@ -63,7 +63,14 @@ impl Supervisor {
     pub fn new(parts: SupervisorParts) -> Supervisor {
         let running = parts.state.shards();
         let peers = HashMap::new();
-        Supervisor { parts, peers, next_peer: 0, running, stopping: false, failure: None }
+        Supervisor {
+            parts,
+            peers,
+            next_peer: 0,
+            running,
+            stopping: false,
+            failure: None,
+        }
     }
 
     /// Runs until the hub is told to stop and every shard has ended.
@@ -126,7 +133,10 @@ impl Supervisor {
             Err(error) => return Err(error.into()),
         }
         let up = |at: usize| !fds[at].revents().is_empty();
-        let peers = keys.iter().enumerate().filter(|(i, _)| up(4 + 2 * i) || up(5 + 2 * i));
+        let peers = keys
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| up(4 + 2 * i) || up(5 + 2 * i));
         Ok(Ready {
             stop: up(0),
             reports: up(1),
@@ -137,7 +147,11 @@ impl Supervisor {
     }
 
     fn next_deadline_ms(&self) -> u64 {
-        let greeting = self.peers.values().filter(|c| c.worker.is_none()).map(|c| c.greet_by_ms);
+        let greeting = self
+            .peers
+            .values()
+            .filter(|c| c.worker.is_none())
+            .map(|c| c.greet_by_ms);
         let expiry = self.parts.state.read(|r| r.next_expiry_ms());
         let ping = self.peers.values().any(|c| c.worker.is_some());
         let ping = ping.then(|| self.parts.liveness.next_ms());
@@ -148,8 +162,16 @@ impl Supervisor {
         let now_ms = monotonic_ms();
         let late = |c: &Connected| c.worker.is_none() && c.greet_by_ms <= now_ms;
         self.peers.retain(|_, connected| !late(connected));
-        if self.parts.state.read(|r| r.next_expiry_ms()).is_some_and(|at| at <= now_ms) {
-            let _ = self.parts.state.change(|registry, _| Ok(registry.expire(now_ms)));
+        if self
+            .parts
+            .state
+            .read(|r| r.next_expiry_ms())
+            .is_some_and(|at| at <= now_ms)
+        {
+            let _ = self
+                .parts
+                .state
+                .change(|registry, _| Ok(registry.expire(now_ms)));
         }
         match self.parts.liveness.due(now_ms) {
             Some(Due::Ping(number)) => self.for_each_worker(|w| Command::Ping(w, number)),
@@ -170,11 +192,17 @@ impl Supervisor {
                 Ok(Some((socket, _))) => match Peer::accept(socket) {
                     Ok(peer) => {
                         let greet_by_ms = monotonic_ms() + GREETING_MS;
-                        let connected = Connected { peer, worker: None, greet_by_ms };
+                        let connected = Connected {
+                            peer,
+                            worker: None,
+                            greet_by_ms,
+                        };
                         self.peers.insert(self.next_peer, connected);
                         self.next_peer += 1;
                     }
-                    Err(error) => tracing::warn!("refused a connection to the attach socket: {error}"),
+                    Err(error) => {
+                        tracing::warn!("refused a connection to the attach socket: {error}")
+                    }
                 },
                 Ok(None) => return,
                 Err(error) => {
@@ -187,23 +215,38 @@ impl Supervisor {
 
     fn look_at(&mut self, key: u64) {
         loop {
-            let Some(connected) = self.peers.get_mut(&key) else { return };
+            let Some(connected) = self.peers.get_mut(&key) else {
+                return;
+            };
             match connected.peer.receive() {
                 Received::Message(message) => self.obey(key, message),
                 Received::Nothing => break,
                 Received::Closed(why) => return self.lose(key, &why),
             }
         }
-        let exited = self.peers.get(&key).map(|c| crate::sys::process::process_exited(&c.peer.pidfd));
+        let exited = self
+            .peers
+            .get(&key)
+            .map(|c| crate::sys::process::process_exited(&c.peer.pidfd));
         if matches!(exited, Some(Ok(true))) {
             self.lose(key, "its process has ended");
         }
     }
 
     fn obey(&mut self, key: u64, message: ToHub) {
-        let Some(connected) = self.peers.get(&key) else { return };
+        let Some(connected) = self.peers.get(&key) else {
+            return;
+        };
         match (message, connected.worker) {
-            (ToHub::Attach { abi_version, wake, registration, worker_id }, None) => {
+            (
+                ToHub::Attach {
+                    abi_version,
+                    wake,
+                    registration,
+                    worker_id,
+                },
+                None,
+            ) => {
                 let attached = self.attach(key, abi_version, wake, &registration, worker_id);
                 if let Err(error) = attached {
                     tracing::warn!(name = registration.name, "refused a worker: {error}");
@@ -215,7 +258,10 @@ impl Supervisor {
                 }
             }
             (ToHub::Drain, Some(worker)) => {
-                tracing::info!(worker = self.name_of(worker), "draining: the worker asked for it");
+                tracing::info!(
+                    worker = self.name_of(worker),
+                    "draining: the worker asked for it"
+                );
                 self.drain(worker, "the worker asked for it");
             }
             (ToHub::Attach { .. }, Some(_)) => self.lose(key, "it attached twice"),
@@ -235,7 +281,10 @@ impl Supervisor {
             let detail = format!(
                 "this hub speaks version {ABI_VERSION} of the slot ABI: build the worker from the same release"
             );
-            return Err(FieldError { field: "abi_version".into(), detail });
+            return Err(FieldError {
+                field: "abi_version".into(),
+                detail,
+            });
         }
         let valid = registration.validate()?;
         let name: Arc<str> = valid.name.as_str().into();
@@ -253,7 +302,9 @@ impl Supervisor {
             .map(|lane| (lane.parts, lane.for_worker))
             .unzip();
         let stats = parts.iter().map(|p| p.stats.clone()).collect();
-        let Some(connected) = self.peers.get_mut(&key) else { return Ok(()) };
+        let Some(connected) = self.peers.get_mut(&key) else {
+            return Ok(());
+        };
         let pid = connected.peer.pid;
         let attached = self.parts.state.change(|registry, announcement| {
             let attached = registry.attach(valid, worker_id.as_deref(), pid, stats)?;
@@ -266,10 +317,20 @@ impl Supervisor {
             Ok(attached)
         })?;
         connected.worker = Some(attached.index);
-        tracing::info!(worker = &*name, pid, routes = registration.routes.len(), "attached");
+        tracing::info!(
+            worker = &*name,
+            pid,
+            routes = registration.routes.len(),
+            "attached"
+        );
         let told = tell_attached(&connected.peer, &attached.id, &fds);
         if let Some(old) = attached.replaced {
-            self.tell(old, &ToWorker::Draining { reason: "another worker has taken the name".into() });
+            self.tell(
+                old,
+                &ToWorker::Draining {
+                    reason: "another worker has taken the name".into(),
+                },
+            );
         }
         if let Err(error) = told {
             self.lose(key, &format!("it does not take its lanes: {error}"));
@@ -284,12 +345,19 @@ impl Supervisor {
             announcement.after_all(shards, || Command::Drain(worker));
             Ok(())
         });
-        self.tell(worker, &ToWorker::Draining { reason: reason.into() });
+        self.tell(
+            worker,
+            &ToWorker::Draining {
+                reason: reason.into(),
+            },
+        );
     }
 
     /// A connection on the attach socket has ended, and with it the worker.
     fn lose(&mut self, key: u64, why: &str) {
-        let Some(connected) = self.peers.remove(&key) else { return };
+        let Some(connected) = self.peers.remove(&key) else {
+            return;
+        };
         if let Some(worker) = connected.worker {
             self.gone(worker, why);
         }
@@ -310,19 +378,24 @@ impl Supervisor {
     fn evict(&mut self, worker: usize, why: &str) {
         tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
         self.tell(worker, &ToWorker::Evicted { reason: why.into() });
-        self.peers.retain(|_, connected| connected.worker != Some(worker));
+        self.peers
+            .retain(|_, connected| connected.worker != Some(worker));
         self.gone(worker, "evicted");
     }
 
     fn take_report(&mut self, report: Report) {
         match report {
             Report::LaneEnded(_, worker, violation) => {
-                let last = self.parts.state.change(|registry, _| Ok(registry.lane_ended(worker)));
+                let last = self
+                    .parts
+                    .state
+                    .change(|registry, _| Ok(registry.lane_ended(worker)));
                 if let Some(why) = violation {
                     self.evict(worker, &why);
                 } else if matches!(last, Ok(true)) {
                     // Drained, or dead already: either way nothing connects the two any more.
-                    self.peers.retain(|_, connected| connected.worker != Some(worker));
+                    self.peers
+                        .retain(|_, connected| connected.worker != Some(worker));
                     self.gone(worker, "it has drained");
                 }
             }
@@ -335,7 +408,8 @@ impl Supervisor {
                 self.running -= 1;
                 if let Some(why) = failure {
                     tracing::error!("shard {shard} failed: {why}");
-                    self.failure.get_or_insert(format!("shard {shard} failed: {why}"));
+                    self.failure
+                        .get_or_insert(format!("shard {shard} failed: {why}"));
                     self.stop();
                 }
             }
@@ -361,7 +435,10 @@ impl Supervisor {
     }
 
     fn name_of(&self, worker: usize) -> String {
-        self.parts.state.read(|r| r.get(worker).map(|r| r.name.to_string())).unwrap_or_default()
+        self.parts
+            .state
+            .read(|r| r.get(worker).map(|r| r.name.to_string()))
+            .unwrap_or_default()
     }
 }
 
@@ -374,16 +451,30 @@ struct Ready {
 }
 
 fn watch(fd: BorrowedFd<'_>, wanted: bool) -> PollFd<'_> {
-    PollFd::from_borrowed_fd(fd, if wanted { PollFlags::IN } else { PollFlags::empty() })
+    PollFd::from_borrowed_fd(
+        fd,
+        if wanted {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        },
+    )
 }
 
 fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {
-    let attached =
-        ToWorker::Attached { worker_id: worker_id.to_owned(), lanes: fds.len() as u32 };
+    let attached = ToWorker::Attached {
+        worker_id: worker_id.to_owned(),
+        lanes: fds.len() as u32,
+    };
     peer.send(&attached, &[])?;
     for (index, fds) in fds.iter().enumerate() {
         let fds = fds.each_ref().map(|fd| fd.as_fd());
-        peer.send(&ToWorker::Lane { index: index as u32 }, &fds)?;
+        peer.send(
+            &ToWorker::Lane {
+                index: index as u32,
+            },
+            &fds,
+        )?;
     }
     Ok(())
 }
