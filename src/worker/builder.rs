@@ -118,7 +118,8 @@ impl Worker {
     }
 
     /// Whether SIGTERM and SIGINT have the worker drain and return, which is the default. A second
-    /// signal makes it return at once.
+    /// signal makes it return at once. After `run` has returned, both signals are ignored: the program
+    /// is expected to end.
     pub fn handle_signals(mut self, handle: bool) -> Worker {
         self.settings.handle_signals = handle;
         self
