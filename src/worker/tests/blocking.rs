@@ -685,6 +685,27 @@ fn a_drain_finishes_what_is_there() {
 }
 
 #[test]
+fn a_second_request_to_stop_does_not_wait() {
+    let (entered, in_handler) = channel();
+    let (leave, may_leave) = channel::<()>();
+    let may_leave = Mutex::new(may_leave);
+    let worker = quiet("w").threads(1).route("GET", "/", move |_| {
+        entered.send(()).unwrap();
+        may_leave.lock().unwrap().recv_timeout(GUARD).unwrap();
+    });
+    let mut bench = Bench::start(1, geometry(64), worker);
+    bench.attached.lanes[0].ask(&get("/"), b"");
+    in_handler.recv_timeout(GUARD).unwrap();
+    bench.handle.stop();
+    bench.handle.stop();
+    assert!(bench.result().is_ok());
+    // The handler still holds its part of the lane; the hub has been told all the same.
+    assert_eq!(bench.attached.connection.receive(), Some(ToHub::Drain));
+    assert_eq!(bench.attached.connection.receive(), None);
+    leave.send(()).unwrap();
+}
+
+#[test]
 fn a_signal_drains() {
     let mut bench = Bench::start(1, geometry(64), echo_worker().handle_signals(true));
     signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
