@@ -110,8 +110,8 @@ impl Worker {
         self
     }
 
-    /// How long the worker waits for a hub that is not there when it starts; 5 seconds by default.
-    /// Once attached, it waits for the hub's return without limit.
+    /// How long the worker waits for a hub that is not there when it starts; 5 seconds by default, and
+    /// not at all with `reconnect(false)`. Once attached, it waits for the hub's return without limit.
     pub fn patience(mut self, patience: Duration) -> Worker {
         self.settings.patience = patience;
         self
