@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+#[cfg(not(loom))]
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};

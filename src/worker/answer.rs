@@ -88,7 +88,7 @@ impl Answer {
         true
     }
 
-    /// Answers with a head alone that says how long the body would be.
+    /// An answer in frames, whose first carries the head. `total`: the body's length, if known.
     pub(crate) fn into_stream(
         self,
         status: u16,

@@ -39,8 +39,13 @@ pub(crate) fn run_with(
         .map_err(system("listen for signals"))?;
     let pool = Pool::start(settings.threads, service.name())
         .map_err(system("start the worker's threads"))?;
-    let result = supervise(settings, service, sleep, &stop, &pool);
-    pool.stop(settings.drain_timeout);
+    let mut course = Course::default();
+    let result = supervise(settings, service, sleep, &stop, &pool, &mut course);
+    pool.stop(if course.forced {
+        Duration::ZERO
+    } else {
+        settings.drain_timeout
+    });
     result
 }
 
@@ -50,8 +55,8 @@ fn supervise(
     sleep: Sleep,
     stop: &StopListener,
     pool: &Pool,
+    course: &mut Course,
 ) -> Result<(), Error> {
-    let mut course = Course::default();
     let mut was_attached = false;
     let started = Instant::now();
     loop {
@@ -77,7 +82,7 @@ fn supervise(
         tracing::info!(name = service.name(), socket = %settings.socket.display(), "attached");
         let attached_at = Instant::now();
         pool.serve(Some(session.clone()));
-        watch(control, stop, &mut course, settings.drain_timeout);
+        watch(control, stop, course, settings.drain_timeout);
         pool.serve(None);
         session.close();
         if let Some(result) = course.on_end(settings.reconnect, settings.socket.clone()) {
@@ -104,6 +109,7 @@ fn watch(mut control: Control, stop: &StopListener, course: &mut Course, drain_t
     loop {
         let timeout = deadline.map(|d: Instant| d.saturating_duration_since(Instant::now()));
         if timeout.is_some_and(|t| t.is_zero()) {
+            course.forced = true;
             tracing::warn!("requests were still unfinished after {drain_timeout:?}: leaving them");
             return;
         }
@@ -113,7 +119,8 @@ fn watch(mut control: Control, stop: &StopListener, course: &mut Course, drain_t
         };
         if ready[1] {
             for _ in 0..stop.take() {
-                if course.stopping || control.send(&ToHub::Drain).is_err() {
+                course.forced = course.stopping;
+                if course.forced || control.send(&ToHub::Drain).is_err() {
                     course.stopping = true;
                     return;
                 }

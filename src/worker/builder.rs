@@ -110,15 +110,16 @@ impl Worker {
         self
     }
 
-    /// How long the worker waits for a hub that is not there when it starts; 5 seconds by default.
-    /// Once attached, it waits for the hub's return without limit.
+    /// How long the worker waits for a hub that is not there when it starts; 5 seconds by default, and
+    /// not at all with `reconnect(false)`. Once attached, it waits for the hub's return without limit.
     pub fn patience(mut self, patience: Duration) -> Worker {
         self.settings.patience = patience;
         self
     }
 
     /// Whether SIGTERM and SIGINT have the worker drain and return, which is the default. A second
-    /// signal makes it return at once.
+    /// signal makes it return at once. After `run` has returned, both signals are ignored: the program
+    /// is expected to end.
     pub fn handle_signals(mut self, handle: bool) -> Worker {
         self.settings.handle_signals = handle;
         self

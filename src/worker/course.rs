@@ -12,6 +12,8 @@ use crate::worker::error::Error;
 pub(crate) struct Course {
     /// The worker has asked to stop.
     pub(crate) stopping: bool,
+    /// It has asked twice, or waited long enough: what is unfinished stays so.
+    pub(crate) forced: bool,
     replaced: Option<String>,
     evicted: Option<String>,
 }

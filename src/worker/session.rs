@@ -91,9 +91,12 @@ impl Session {
         self.closed.load(Ordering::Acquire)
     }
 
-    /// The hub is gone: everybody who waits is woken and finds that out.
+    /// The hub is gone, or is to be left: everybody who waits is woken and finds that out.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
+        // Said aloud, because bytes that a handler keeps may hold the session, and so its socket,
+        // open for long.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
         for lane in &self.lanes {
             lane.close();
         }
@@ -302,7 +305,6 @@ impl Session {
     pub(crate) fn break_off(&self) {
         tracing::error!("the hub's ring cannot be read as one: giving up this attach");
         self.close();
-        let _ = self.socket.shutdown(std::net::Shutdown::Both);
     }
 
     fn drop_backlog(&self) {

@@ -42,9 +42,12 @@ pub(crate) async fn run(settings: &Settings, service: &Arc<Service>) -> Result<(
         .map(|fd| (stop, fd))?;
     // Every handler that runs holds a sender; when the last is dropped, all have finished.
     let (running, mut finished) = mpsc::channel::<()>(1);
-    let result = supervise(settings, service, &stop, &running).await;
+    let mut course = Course::default();
+    let result = supervise(settings, service, &stop, &running, &mut course).await;
     drop(running);
-    let _ = timeout(settings.drain_timeout, finished.recv()).await;
+    if !course.forced {
+        let _ = timeout(settings.drain_timeout, finished.recv()).await;
+    }
     result
 }
 
@@ -55,8 +58,8 @@ async fn supervise(
     service: &Arc<Service>,
     stop: &Stop,
     running: &mpsc::Sender<()>,
+    course: &mut Course,
 ) -> Result<(), Error> {
-    let mut course = Course::default();
     let mut was_attached = false;
     let started = Instant::now();
     loop {
@@ -87,7 +90,7 @@ async fn supervise(
         tracing::info!(name = service.name(), socket = %settings.socket.display(), "attached");
         let attached_at = Instant::now();
         let pump = ::tokio::spawn(pump(session.clone(), running.clone()));
-        let watched = watch(control, stop, &mut course, settings.drain_timeout).await;
+        let watched = watch(control, stop, course, settings.drain_timeout).await;
         session.close();
         // A pump never fails; what a handler does is caught in it.
         let _ = pump.await;
@@ -164,7 +167,8 @@ async fn watch(
                 }
             }
             count = stop_requests(stop) => for _ in 0..count {
-                if course.stopping || control.send(&ToHub::Drain).is_err() {
+                course.forced = course.stopping;
+                if course.forced || control.send(&ToHub::Drain).is_err() {
                     course.stopping = true;
                     return Ok(());
                 }
@@ -172,6 +176,7 @@ async fn watch(
                 deadline = Some(Instant::now() + drain_timeout);
             },
             () = overdue => {
+                course.forced = true;
                 tracing::warn!("requests were still unfinished after {drain_timeout:?}: leaving them");
                 return Ok(());
             }

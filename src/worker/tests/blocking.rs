@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::hub::{Ask, FakeHub, GUARD, HubLane, Id};
-use super::{Bench, geometry, noise};
+use super::{Bench, geometry, noise, quiet};
 use crate::control::{FieldError, ToHub, ToWorker};
 use crate::message::Method;
 use crate::shm::region::Word;
@@ -20,7 +20,7 @@ fn get(target: &str) -> Ask<'_> {
 }
 
 fn echo_worker() -> Worker {
-    Worker::new("echo")
+    quiet("echo")
         .route("POST", "/echo", |req: Request| {
             Response::ok().body(req.into_body())
         })
@@ -116,7 +116,7 @@ fn a_handler_sees_the_whole_request() {
         .unwrap();
         (201, "made")
     };
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("GET", "/a", |_| "a")
         .route("PUT", "/items/{id}", handler);
     let mut bench = Bench::start(1, geometry(64), worker);
@@ -165,7 +165,7 @@ fn every_kind_of_answer_arrives() {
     struct Item {
         id: u32,
     }
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("GET", "/0", |_| ())
         .route("GET", "/1", |_| vec![1u8, 2, 3])
         .route("GET", "/2", |_| Response::json(&Item { id: 7 }))
@@ -216,7 +216,7 @@ fn every_kind_of_answer_arrives() {
 
 #[test]
 fn head_gets_the_head_of_get() {
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("GET", "/whole", |_| "thirteen chars")
         .route("GET", "/sized", |_| {
             Response::ok().stream_sized(5, |_| panic!("nobody wants the body"))
@@ -240,7 +240,7 @@ fn head_gets_the_head_of_get() {
 #[test]
 fn a_large_body_that_fits_is_not_copied_on_the_way_in() {
     let (seen, looked) = channel();
-    let worker = Worker::new("w").route("POST", "/", move |mut req: Request| {
+    let worker = quiet("w").route("POST", "/", move |mut req: Request| {
         let at = req.body().unwrap().as_ptr() as usize;
         let bytes = req.read_body(1 << 20).unwrap();
         seen.send(at == bytes.as_ptr() as usize && at == req.body().unwrap().as_ptr() as usize)
@@ -288,7 +288,7 @@ fn several_long_bodies_share_a_lane_and_a_thread() {
 
 #[test]
 fn downloads_stay_within_their_share_of_the_arena() {
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("GET", "/long", |_| {
             Response::ok().stream_sized(10_000_000, |out| {
                 (0..1000).try_for_each(|i| out.write_all(&noise(4, i * 10_000, 10_000)))
@@ -321,7 +321,7 @@ fn downloads_stay_within_their_share_of_the_arena() {
 
 #[test]
 fn whole_bodies_beyond_a_quarter_go_in_frames() {
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("GET", "/", |_| noise(5, 0, 3_000_000))
         .route("GET", "/chunks", |_| {
             Response::ok().chunks((0..300).map(|i| Bytes::from(noise(6, i * 1000, 1000))))
@@ -339,7 +339,7 @@ fn whole_bodies_beyond_a_quarter_go_in_frames() {
 
 #[test]
 fn a_panic_costs_one_answer() {
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("GET", "/panic", |_| -> Response { panic!("on purpose") })
         .route("GET", "/late", |_| {
             Response::ok().stream(|out| {
@@ -397,7 +397,7 @@ fn pings_are_answered_by_a_thread_that_waits() {
 fn bytes_may_be_kept_past_the_answer_and_past_the_hub() {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = kept.clone();
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("POST", "/", move |req: Request| {
             let mut body = req.into_body();
             while let Some(part) = body.read_chunk()? {
@@ -430,7 +430,7 @@ fn bytes_may_be_kept_past_the_answer_and_past_the_hub() {
 
 #[test]
 fn a_body_that_is_not_read_is_returned_all_the_same() {
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .route("POST", "/ignore", |_| "no")
         .route("POST", "/limit", |mut req: Request| {
             req.read_body(5).map(|body| body.len().to_string())
@@ -456,7 +456,7 @@ fn a_body_that_is_not_read_is_returned_all_the_same() {
 /// A worker whose only handler reads the body to its end and says how that went.
 fn reading_worker() -> (Worker, Receiver<String>) {
     let (said, heard) = channel();
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .threads(1)
         .route("POST", "/", move |req: Request| {
             let mut body = req.into_body();
@@ -510,7 +510,7 @@ fn a_cancelled_request_is_not_handled() {
     let (entered, in_handler) = channel();
     let (leave, may_leave) = channel();
     let may_leave = Mutex::new(may_leave);
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .threads(1)
         .route("GET", "/", move |req: Request| {
             entered.send(req.is_cancelled()).unwrap();
@@ -534,7 +534,7 @@ fn a_cancelled_request_is_not_handled() {
 #[test]
 fn a_writer_learns_that_its_client_has_gone() {
     let (said, heard) = channel();
-    let worker = Worker::new("w").threads(1).route("GET", "/", move |_| {
+    let worker = quiet("w").threads(1).route("GET", "/", move |_| {
         let said = said.clone();
         Response::ok().stream(move |out| {
             let error = loop {
@@ -571,7 +571,7 @@ fn a_writer_learns_that_its_client_has_gone() {
 fn all_threads_work_at_once_and_on_every_lane() {
     // Every handler waits for the others: one that is not called hangs the test.
     let barrier = Arc::new(Barrier::new(4));
-    let worker = Worker::new("w").threads(4).route("GET", "/", move |_| {
+    let worker = quiet("w").threads(4).route("GET", "/", move |_| {
         barrier.wait();
         "together"
     });
@@ -594,7 +594,7 @@ fn all_threads_work_at_once_and_on_every_lane() {
 fn an_idle_worker_wakes_nobody_and_a_return_alone_rings_no_bell() {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let keep = kept.clone();
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .threads(1)
         .route("POST", "/", move |mut req: Request| {
             keep.lock().unwrap().push(req.read_body(100).unwrap());
@@ -620,7 +620,7 @@ fn an_idle_worker_wakes_nobody_and_a_return_alone_rings_no_bell() {
 
 #[test]
 fn a_worker_comes_back_when_its_hub_does() {
-    let worker = Worker::new("w").route("GET", "/", |_| "here").threads(2);
+    let worker = quiet("w").route("GET", "/", |_| "here").threads(2);
     let mut bench = Bench::start(1, geometry(64), worker);
     assert_eq!(bench.attached.lanes[0].round(&get("/"), b"").body, b"here");
     for is_gone_for_a_while in [false, true] {
@@ -642,7 +642,7 @@ fn a_handler_that_outlives_its_hub_joins_the_next() {
     let (entered, in_handler) = channel();
     let (leave, may_leave) = channel::<()>();
     let may_leave = Mutex::new(may_leave);
-    let worker = Worker::new("w").threads(1).route("GET", "/", move |_| {
+    let worker = quiet("w").threads(1).route("GET", "/", move |_| {
         entered.send(()).unwrap();
         may_leave.lock().unwrap().recv_timeout(GUARD).unwrap();
         "done"
@@ -665,7 +665,7 @@ fn a_drain_finishes_what_is_there() {
     let (entered, in_handler) = channel();
     let (leave, may_leave) = channel::<()>();
     let may_leave = Mutex::new(may_leave);
-    let worker = Worker::new("w").threads(1).route("GET", "/", move |_| {
+    let worker = quiet("w").threads(1).route("GET", "/", move |_| {
         entered.send(()).unwrap();
         may_leave.lock().unwrap().recv_timeout(GUARD).unwrap();
         "finished"
@@ -680,6 +680,36 @@ fn a_drain_finishes_what_is_there() {
     });
     leave.send(()).unwrap();
     assert_eq!(bench.attached.lanes[0].reply(id).body, b"finished");
+    bench.attached.connection.close();
+    assert!(bench.result().is_ok());
+}
+
+#[test]
+fn a_second_request_to_stop_does_not_wait() {
+    let (entered, in_handler) = channel();
+    let (leave, may_leave) = channel::<()>();
+    let may_leave = Mutex::new(may_leave);
+    let worker = quiet("w").threads(1).route("GET", "/", move |_| {
+        entered.send(()).unwrap();
+        may_leave.lock().unwrap().recv_timeout(GUARD).unwrap();
+    });
+    let mut bench = Bench::start(1, geometry(64), worker);
+    bench.attached.lanes[0].ask(&get("/"), b"");
+    in_handler.recv_timeout(GUARD).unwrap();
+    bench.handle.stop();
+    bench.handle.stop();
+    assert!(bench.result().is_ok());
+    // The handler still holds its part of the lane; the hub has been told all the same.
+    assert_eq!(bench.attached.connection.receive(), Some(ToHub::Drain));
+    assert_eq!(bench.attached.connection.receive(), None);
+    leave.send(()).unwrap();
+}
+
+#[test]
+fn a_signal_drains() {
+    let mut bench = Bench::start(1, geometry(64), echo_worker().handle_signals(true));
+    signal_hook::low_level::raise(signal_hook::consts::SIGTERM).unwrap();
+    assert_eq!(bench.attached.connection.receive(), Some(ToHub::Drain));
     bench.attached.connection.close();
     assert!(bench.result().is_ok());
 }
@@ -701,17 +731,17 @@ fn a_replaced_worker_returns() {
 fn errors_say_what_to_do() {
     let hub = FakeHub::new();
     let socket = hub.socket();
-    let run = |worker: Worker| worker.handle_signals(false).run().unwrap_err().to_string();
+    let run = |worker: Worker| worker.run().unwrap_err().to_string();
 
-    let error = run(Worker::new("a/b").socket(&socket));
+    let error = run(quiet("a/b").socket(&socket));
     assert!(
         error.contains("name:") && error.contains("path separators"),
         "{error}"
     );
-    let error = run(Worker::new("w").route("GET", "/{", |_| ()).socket(&socket));
+    let error = run(quiet("w").route("GET", "/{", |_| ()).socket(&socket));
     assert!(error.contains("routes[0].path"), "{error}");
     let nowhere = socket.with_file_name("nowhere");
-    let error = run(Worker::new("w").socket(&nowhere).patience(Duration::ZERO));
+    let error = run(quiet("w").socket(&nowhere).patience(Duration::ZERO));
     assert!(
         error.contains("nowhere") && error.contains("slotway serve"),
         "{error}"
@@ -721,8 +751,8 @@ fn errors_say_what_to_do() {
         field: "name".into(),
         detail: "not today".into(),
     };
-    let worker = Worker::new("w").socket(&socket);
-    let refused = std::thread::spawn(move || worker.handle_signals(false).run().unwrap_err());
+    let worker = quiet("w").socket(&socket);
+    let refused = std::thread::spawn(move || worker.run().unwrap_err());
     let (mut connection, ..) = hub.accept_raw();
     connection.send(&ToWorker::Refused {
         error: refusal.clone(),
@@ -749,10 +779,7 @@ fn a_hub_that_talks_nonsense_is_an_error() {
         },
     ] {
         let hub = FakeHub::new();
-        let worker = Worker::new("w")
-            .socket(hub.socket())
-            .handle_signals(false)
-            .reconnect(false);
+        let worker = quiet("w").socket(hub.socket()).reconnect(false);
         let running = std::thread::spawn(move || worker.run().unwrap_err());
         let (mut connection, ..) = hub.accept_raw();
         connection.send(&nonsense);
@@ -766,7 +793,7 @@ fn a_hub_that_talks_nonsense_is_an_error() {
 #[test]
 fn a_kernel_without_futex_waitv_will_do() {
     let barrier = Arc::new(Barrier::new(2));
-    let worker = Worker::new("w")
+    let worker = quiet("w")
         .threads(2)
         .route("POST", "/echo", |req: Request| {
             Response::ok().body(req.into_body())
@@ -799,7 +826,7 @@ fn a_kernel_without_futex_waitv_will_do() {
 #[test]
 fn answers_wait_for_slots_in_the_smallest_lane() {
     // 16 slots: a head of the largest size takes five.
-    let worker = Worker::new("w").threads(3).route("GET", "/", |_| {
+    let worker = quiet("w").threads(3).route("GET", "/", |_| {
         Response::ok()
             .header("x-long", vec![b'v'; 16_000])
             .body(noise(8, 0, 100_000))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::blocking::{ECHO, echo_in_frames};
 use super::hub::{Ask, GUARD, HubLane};
-use super::{Bench, geometry, noise};
+use super::{Bench, geometry, noise, quiet};
 use crate::control::{ToHub, ToWorker};
 use crate::message::Method;
 use crate::shm::layout::Geometry;
@@ -28,7 +28,7 @@ fn start(threads: usize, lanes: usize, geometry: Geometry, worker: Worker) -> Be
 }
 
 fn worker() -> Worker {
-    Worker::new("w")
+    quiet("w")
         .route_async("POST", "/echo", |req: Request| async {
             Response::ok().body(req.into_body())
         })
@@ -234,7 +234,7 @@ fn an_event_loop_comes_back_when_its_hub_does_and_drains() {
 
 #[test]
 fn async_routes_need_an_event_loop() {
-    let error = worker().handle_signals(false).run().unwrap_err();
+    let error = worker().run().unwrap_err();
     assert!(matches!(&error, Error::AsyncRoute { route } if route == "POST /echo"));
     assert!(error.to_string().contains("run_async"), "{error}");
 }

@@ -31,7 +31,7 @@ impl Bench {
         run: impl FnOnce(Worker) -> Result<(), Error> + Send + 'static,
     ) -> Bench {
         let hub = FakeHub::new();
-        let worker = worker.socket(hub.socket()).handle_signals(false);
+        let worker = worker.socket(hub.socket());
         let handle = worker.handle();
         let thread = thread::spawn(move || run(worker));
         let attached = hub.accept(lanes, geometry);
@@ -67,6 +67,11 @@ impl Drop for Bench {
             }
         }
     }
+}
+
+/// A worker that leaves the signals of the test process alone.
+fn quiet(name: &str) -> Worker {
+    Worker::new(name).handle_signals(false)
 }
 
 fn geometry(slots: u32) -> Geometry {
