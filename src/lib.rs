@@ -4,6 +4,7 @@
 //! A worker needs [`worker`] alone; build with `default-features = false` to leave the hub out.
 //! `docs/ARCHITECTURE.md` walks a request through the files.
 
+#[cfg(not(loom))]
 pub mod control;
 #[cfg(all(feature = "gateway", not(loom)))]
 pub mod gateway;

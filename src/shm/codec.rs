@@ -395,13 +395,11 @@ mod tests {
     }
 
     fn sample() -> (RequestHead, Params) {
-        let mut head = RequestHead {
-            method: Method::Post,
-            target: span(b"/items/7%20x?q=1&q=2"),
-            path: span(b"/items/7%20x"),
-            query: Some(span(b"q=1&q=2")),
-            ..RequestHead::default()
-        };
+        let mut head = RequestHead::default();
+        head.method = Method::Post;
+        head.target = span(b"/items/7%20x?q=1&q=2");
+        head.path = span(b"/items/7%20x");
+        head.query = Some(span(b"q=1&q=2"));
         for (name, value) in [
             (&b"Host"[..], &b"a"[..]),
             (b"X", b"\xFF\xFE"),
