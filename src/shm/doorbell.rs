@@ -72,23 +72,20 @@ pub fn should_ring(armed: &AtomicU32, last_rung: &AtomicU32) -> bool {
     // SYNC POINT hub-sleep: pairs with the fence in `Sleeper::arm`.
     fence(Ordering::SeqCst);
     // SYNC POINT last-rung: an arm number that another thread has answered is acquired before
-    // `armed` is loaded, so the load finds that number or a later one. Only a later one is worth an
-    // answer: a thread that was held up cannot put an older number back and have the next publisher
+    // `armed` is loaded, so the load finds that number or a later one, and `last_rung` only ever
+    // grows: a thread that was held up cannot put an older number back and have the next publisher
     // ring a second time.
-    let mut rung = last_rung.load(Ordering::Acquire);
-    loop {
-        let arm = armed.load(Ordering::Relaxed);
-        if arm == 0 || arm == rung {
-            // A thread that leaves the ring to another may rest: had the hub armed after this
-            // thread's fence, the load would have found the new number, and a hub that arms before
-            // it sees in its last look what this thread has published.
-            return false;
-        }
-        match last_rung.compare_exchange(rung, arm, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return true,
-            Err(now) => rung = now,
-        }
-    }
+    let rung = last_rung.load(Ordering::Acquire);
+    let arm = armed.load(Ordering::Relaxed);
+    // Who finds the number answered, or loses the exchange, need not ring. Either the winner has
+    // answered this very number; or the hub fenced for a later arm after this thread's fence, and
+    // sees in its last look what this thread has published; or the winner answers an older number
+    // while the hub sleeps under this one, which wakes it as well.
+    arm != 0
+        && arm != rung
+        && last_rung
+            .compare_exchange(rung, arm, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
 }
 
 /// The owner of `starved` waits for slots to come back. It must look at its inbound ring once more
