@@ -6,6 +6,8 @@
 
 #[cfg(not(loom))]
 pub mod control;
+#[cfg(all(test, not(loom)))]
+mod corpus;
 #[cfg(all(feature = "gateway", not(loom)))]
 pub mod gateway;
 #[cfg(feature = "gateway")]
