@@ -3,6 +3,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
+#[cfg(not(loom))]
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -367,6 +369,24 @@ pub enum ToWorker {
         reason: String,
     },
 }
+
+/// The attach socket of the hub on this TCP port, where neither side was told another path:
+/// `$XDG_RUNTIME_DIR/slotway/hub-PORT.sock`, or `slotway-UID/hub-PORT.sock` in the temp directory.
+#[cfg(not(loom))]
+pub fn default_socket(port: u16) -> PathBuf {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
+    let directory = match runtime_dir {
+        Some(dir) => PathBuf::from(dir).join("slotway"),
+        None => {
+            let uid = crate::sys::process::effective_uid();
+            std::env::temp_dir().join(format!("slotway-{uid}"))
+        }
+    };
+    directory.join(format!("hub-{port}.sock"))
+}
+
+/// The TCP port a hub listens on unless it is told another.
+pub const DEFAULT_PORT: u16 = 3200;
 
 /// Longest message on the attach socket, in bytes of JSON.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;

@@ -4,14 +4,20 @@
 //! A worker needs [`worker`] alone; build with `default-features = false` to leave the hub out.
 //! `docs/ARCHITECTURE.md` walks a request through the files.
 
+#[cfg(all(feature = "gateway", feature = "tokio", not(loom)))]
+pub mod cli;
 pub mod control;
 #[cfg(all(feature = "gateway", not(loom)))]
 pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod http;
+#[cfg(all(feature = "gateway", not(loom)))]
+pub mod hub;
 pub mod limits;
 pub mod message;
 pub mod route;
 pub mod shm;
 #[cfg(not(loom))]
 pub mod sys;
+#[cfg(not(loom))]
+pub mod worker;

@@ -52,6 +52,8 @@ pub const MAX_STREAM_FRAME: usize = 64 * 1024;
 /// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
 pub const STREAM_WINDOW: usize = 4;
 
+/// Connections that may wait to be accepted.
+pub const LISTEN_BACKLOG: i32 = 4096;
 /// Most shards (front-end threads).
 pub const MAX_SHARDS: usize = 64;
 
@@ -80,6 +82,8 @@ pub const TICKS_TO_SLOW: u32 = 20;
 pub const STOP_MS: u64 = 10_000;
 /// Entries of a shard's submission queue.
 pub const RING_ENTRIES: u32 = 4096;
+/// Time a process on the attach socket has to say what it wants.
+pub const GREETING_MS: u64 = 5_000;
 /// How long the routes of a worker that is gone, or never came, answer 503 before they are forgotten.
 pub const REMEMBER_MS: u64 = 60_000;
 /// Time between two pings of one worker.

@@ -185,7 +185,7 @@ mod tests {
             let mut held: Vec<Run> = Vec::new();
             for _ in 0..5_000 {
                 let want = 1 + (next(&mut state) % 9) as u32 * (1 + (next(&mut state) % 9) as u32);
-                if next(&mut state) % 2 == 0 {
+                if next(&mut state).is_multiple_of(2) {
                     let expected = (0..slots as usize).find(|&at| {
                         model
                             .get(at..at + want as usize)

@@ -210,7 +210,48 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
     }
 }
 
+/// Where the parts of a decoded request head stand: a [`RequestView`] without its bytes, for whoever
+/// keeps the bytes elsewhere and wants to look at them again without checking them again.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestIndex {
+    prefix: RequestPrefix,
+    method: Method,
+    version: Version,
+    peer: Option<SocketAddr>,
+}
+
+impl RequestIndex {
+    /// The view over the bytes that the index was made from.
+    ///
+    /// # Panics
+    /// Here or in the view's methods, if `bytes` are not the bytes that were decoded.
+    pub fn view<'a>(&self, bytes: &'a [u8]) -> RequestView<'a> {
+        let (params, rest) =
+            bytes[PREFIX_LEN..].split_at(self.prefix.param_count as usize * SPAN_LEN);
+        let (fields, rest) = rest.split_at(self.prefix.field_count as usize * FIELD_LEN);
+        RequestView {
+            prefix: self.prefix,
+            method: self.method,
+            version: self.version,
+            peer: self.peer,
+            params,
+            fields,
+            raw: &rest[..self.prefix.raw_len as usize],
+        }
+    }
+}
+
 impl<'a> RequestView<'a> {
+    /// The view without its bytes.
+    pub fn index(&self) -> RequestIndex {
+        RequestIndex {
+            prefix: self.prefix,
+            method: self.method,
+            version: self.version,
+            peer: self.peer,
+        }
+    }
+
     /// Index of the route in the worker's registration. Not checked against it.
     pub fn route(&self) -> u32 {
         self.prefix.route
@@ -395,13 +436,11 @@ mod tests {
     }
 
     fn sample() -> (RequestHead, Params) {
-        let mut head = RequestHead {
-            method: Method::Post,
-            target: span(b"/items/7%20x?q=1&q=2"),
-            path: span(b"/items/7%20x"),
-            query: Some(span(b"q=1&q=2")),
-            ..RequestHead::default()
-        };
+        let mut head = RequestHead::default();
+        head.method = Method::Post;
+        head.target = span(b"/items/7%20x?q=1&q=2");
+        head.path = span(b"/items/7%20x");
+        head.query = Some(span(b"q=1&q=2"));
         for (name, value) in [
             (&b"Host"[..], &b"a"[..]),
             (b"X", b"\xFF\xFE"),
@@ -456,6 +495,9 @@ mod tests {
                     (b"x", b"two")
                 ]
             );
+            let again = view.index().view(&out);
+            assert_eq!(again.fields().collect::<Vec<_>>(), fields);
+            assert_eq!((again.raw(), again.target()), (RAW, view.target()));
         }
     }
 

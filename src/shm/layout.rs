@@ -138,7 +138,10 @@ impl Geometry {
         if slots < MIN_SLOTS || slots > MAX_SLOTS {
             return Err(GeometryError::Slots(slots));
         }
-        if slot_size < PAGE as u32 || slot_size > MAX_SLOT_SIZE || slot_size as usize % PAGE != 0 {
+        if slot_size < PAGE as u32
+            || slot_size > MAX_SLOT_SIZE
+            || !(slot_size as usize).is_multiple_of(PAGE)
+        {
             return Err(GeometryError::SlotSize(slot_size));
         }
         let arena = slots as u64 * slot_size as u64;

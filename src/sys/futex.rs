@@ -97,6 +97,13 @@ pub fn wait_any(words: &[(&AtomicU32, u32)], timeout: Option<Duration>) -> io::R
     }
 }
 
+/// Whether [`wait_any`] works here. Some sandboxes hide the call behind another error than that of
+/// a kernel too old for it.
+pub fn has_wait_any() -> bool {
+    let word = AtomicU32::new(0);
+    matches!(wait_any(&[(&word, 1)], None), Ok(Wake::ValueChanged))
+}
+
 /// A duration as the kernel takes it, cut at the largest it knows (292 billion years).
 pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {

@@ -7,6 +7,7 @@ pub mod fd_pass;
 pub mod futex;
 pub mod listen;
 pub mod memory;
+pub mod poll;
 #[cfg(feature = "gateway")]
 pub mod probe;
 pub mod process;

@@ -193,11 +193,6 @@ impl LaneCore {
         }
     }
 
-    /// The lane's memory.
-    pub fn memory(&self) -> &Arc<LaneMemory<HubSide>> {
-        &self.memory
-    }
-
     /// Whether the worker is gone.
     pub fn is_dead(&self) -> bool {
         self.dead

@@ -1,0 +1,276 @@
+//! The options of each command, and the checks that need more than one of them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cli::Failure;
+use crate::control::DEFAULT_PORT;
+use crate::hub::HubConfig;
+use crate::limits::{
+    DEFAULT_SLOT_SIZE, DEFAULT_SLOTS, DEFAULT_TIMEOUT_MS, MAX_SHARDS, MIN_SECRET, PING_INTERVAL_MS,
+    PING_TIMEOUT_MS, REMEMBER_MS,
+};
+use crate::shm::layout::Geometry;
+
+/// An io_uring HTTP gateway that hands requests to worker processes through shared memory.
+#[derive(Debug, Parser)]
+#[command(name = "slotway", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the hub: listen for HTTP clients and for workers.
+    Serve(ServeArgs),
+    /// Run the hub together with a demo worker in a process of its own.
+    Demo(ServeArgs),
+    /// Run the demo worker alone, attached to a running hub.
+    DemoWorker(DemoWorkerArgs),
+    /// Show the workers, routes and slots of a running hub.
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// TCP port to listen on; 0 lets the system choose one.
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    port: u16,
+
+    /// IP address to listen on. Any but a loopback address needs HUB_SECRET.
+    #[arg(long, env = "HUB_BIND", default_value = "127.0.0.1", value_name = "IP")]
+    bind: IpAddr,
+
+    /// A further place to listen on: unix:PATH, or IP:PORT. May be repeated.
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
+    listen: Vec<Listen>,
+
+    /// Unix socket that workers attach through [default: hub-PORT.sock in $XDG_RUNTIME_DIR/slotway,
+    /// or in slotway-UID in the temp directory].
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Seconds a worker may take to answer; fractions are allowed.
+    #[arg(long, default_value_t = DEFAULT_TIMEOUT_MS as f64 / 1000.0, value_name = "SECONDS")]
+    timeout: f64,
+
+    /// Slots in each direction of a lane. A lane joins one shard and one worker.
+    #[arg(long, default_value_t = DEFAULT_SLOTS)]
+    slots: u32,
+
+    /// Bytes in a slot; a multiple of 4096. Larger bodies take several slots, or are streamed.
+    #[arg(long, default_value_t = DEFAULT_SLOT_SIZE, value_name = "BYTES")]
+    slot_size: u32,
+
+    /// Front-end threads [default: one for each CPU this process may use].
+    #[arg(long)]
+    shards: Option<usize>,
+
+    /// Log where the time of each request went.
+    #[arg(long)]
+    instrumentation: bool,
+
+    /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off.
+    #[arg(long, default_value_t = 5000, value_name = "MS")]
+    sse_sweep_interval_ms: u64,
+
+    /// Milliseconds between two pings of a worker; three unanswered ones in a row evict it.
+    #[arg(long, default_value_t = PING_INTERVAL_MS, value_name = "MS")]
+    ping_interval_ms: u64,
+
+    /// Milliseconds a worker has to answer a ping.
+    #[arg(long, default_value_t = PING_TIMEOUT_MS, value_name = "MS")]
+    ping_timeout_ms: u64,
+
+    /// Milliseconds for which the routes of a worker that is gone answer 503 instead of 404.
+    #[arg(long, default_value_t = REMEMBER_MS, value_name = "MS")]
+    remember_ms: u64,
+
+    /// Opens the control paths (/internal/*) to other machines; at least 16 characters. Only from
+    /// the environment, so that it does not show in the process list.
+    #[arg(long = "secret-from-environment", env = "HUB_SECRET", hide = true)]
+    secret: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoWorkerArgs {
+    /// The hub's attach socket [default: that of a hub on port 3200].
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Name to register under.
+    #[arg(long, default_value = "demo")]
+    pub name: String,
+
+    /// Serve with blocking handlers on this many threads, instead of with an event loop.
+    #[arg(long)]
+    pub threads: Option<usize>,
+
+    /// Exit when the hub goes away, instead of waiting for it to come back.
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// Port of the hub on this machine.
+    #[arg(long, default_value_t = DEFAULT_PORT)]
+    pub port: u16,
+
+    /// Address of the hub, in place of --port: http://HOST:PORT.
+    #[arg(long)]
+    pub url: Option<String>,
+
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The hub's secret, for a hub on another machine.
+    #[arg(long = "secret-from-environment", env = "HUB_SECRET", hide = true)]
+    pub secret: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+enum Listen {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+fn parse_listen(text: &str) -> Result<Listen, String> {
+    match text.strip_prefix("unix:") {
+        Some("") => Err("the path behind unix: is empty".into()),
+        Some(path) => Ok(Listen::Unix(path.into())),
+        None => text
+            .parse()
+            .map(Listen::Tcp)
+            .map_err(|_| "give unix:PATH or IP:PORT, for example unix:/run/app.sock".into()),
+    }
+}
+
+impl ServeArgs {
+    /// The configuration these options ask for.
+    pub fn config(self) -> Result<HubConfig, Failure> {
+        let geometry = Geometry::new(self.slots, self.slot_size)
+            .map_err(|e| Failure::usage(format!("--slots and --slot-size: {e}")))?;
+        let shards = match self.shards {
+            Some(shards) if (1..=MAX_SHARDS).contains(&shards) => shards,
+            Some(shards) => {
+                let message = format!("--shards {shards}: give a number from 1 to {MAX_SHARDS}");
+                return Err(Failure::usage(message));
+            }
+            None => std::thread::available_parallelism()
+                .map_or(1, |n| n.get())
+                .min(MAX_SHARDS),
+        };
+        if !(self.timeout >= 0.001 && self.timeout <= 86_400.0) {
+            let message = format!(
+                "--timeout {}: give seconds from 0.001 to 86400",
+                self.timeout
+            );
+            return Err(Failure::usage(message));
+        }
+        if self.ping_interval_ms == 0 || self.ping_timeout_ms == 0 {
+            return Err(Failure::usage(
+                "--ping-interval-ms and --ping-timeout-ms: give at least 1",
+            ));
+        }
+        let mut tcp = vec![SocketAddr::new(self.bind, self.port)];
+        let mut unix = Vec::new();
+        for listen in self.listen {
+            match listen {
+                Listen::Tcp(address) => tcp.push(address),
+                Listen::Unix(path) => unix.push(path),
+            }
+        }
+        let secret = self.secret.filter(|s| !s.is_empty());
+        if let Some(secret) = &secret
+            && secret.len() < MIN_SECRET
+        {
+            let message = format!(
+                "HUB_SECRET has {} characters: give at least {MIN_SECRET}, for example the output of `openssl rand -hex 16`",
+                secret.len()
+            );
+            return Err(Failure::usage(message));
+        }
+        if let Some(open) = tcp.iter().find(|a| !a.ip().is_loopback())
+            && secret.is_none()
+        {
+            let message = format!(
+                "listening on {open} opens the hub to other machines, and anyone could register workers: set HUB_SECRET (at least {MIN_SECRET} characters), or bind to 127.0.0.1"
+            );
+            return Err(Failure::usage(message));
+        }
+        Ok(HubConfig {
+            tcp,
+            unix,
+            socket: self.socket,
+            geometry,
+            shards,
+            timeout_ms: (self.timeout * 1000.0) as u64,
+            secret,
+            instrumentation: self.instrumentation,
+            ping_interval_ms: self.ping_interval_ms,
+            ping_timeout_ms: self.ping_timeout_ms,
+            remember_ms: self.remember_ms,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(args: &[&str]) -> Result<HubConfig, Failure> {
+        let all = ["slotway", "serve"].iter().chain(args);
+        match Cli::try_parse_from(all).map(|cli| cli.command) {
+            Ok(Command::Serve(args)) => ServeArgs {
+                secret: None,
+                ..args
+            }
+            .config(),
+            Ok(_) => unreachable!("serve was asked for"),
+            Err(error) => Err(Failure::usage(error.to_string())),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_what_is_allowed() {
+        for (args, says) in [
+            (&["--slots", "0"][..], "16 to 32768"),
+            (&["--slot-size", "5000"], "multiple of the page"),
+            (&["--slots", "32768", "--slot-size", "1048576"], "at most"),
+            (&["--shards", "0"], "1 to 64"),
+            (&["--timeout", "0"], "0.001"),
+            (&["--timeout", "nan"], "0.001"),
+            (&["--bind", "0.0.0.0"], "HUB_SECRET"),
+            (&["--listen", "0.0.0.0:1"], "HUB_SECRET"),
+            (&["--listen", "unix:"], "empty"),
+            (&["--listen", "/run/x"], "unix:PATH"),
+        ] {
+            let failure = config(args).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(
+                failure.message.contains(says),
+                "{args:?}: {}",
+                failure.message
+            );
+        }
+    }
+
+    #[test]
+    fn listening_may_be_repeated() {
+        let config =
+            config(&["--port", "0", "--listen", "unix:/a", "--listen", "[::1]:0"]).unwrap();
+        assert_eq!(config.tcp.len(), 2);
+        assert_eq!(config.unix, [PathBuf::from("/a")]);
+    }
+}

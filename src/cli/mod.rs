@@ -1,0 +1,66 @@
+//! The command line: what is asked for, checked, and handed to the part that does it.
+
+mod args;
+mod demo;
+mod serve;
+mod status;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::args::{Cli, Command};
+
+/// Runs the command that the process was started with. Exit code 0: done; 1: it failed, and the
+/// reason was printed; 2: it was asked for wrongly.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
+        )
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
+    let result = match cli.command {
+        Command::Serve(args) => args.config().and_then(serve::serve),
+        Command::Demo(args) => args.config().and_then(demo::demo),
+        Command::DemoWorker(args) => demo::worker(&args),
+        Command::Status(args) => status::status(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("slotway: {}", failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// It was asked for wrongly.
+    fn usage(message: impl Into<String>) -> Failure {
+        Failure {
+            code: 2,
+            message: message.into(),
+        }
+    }
+
+    /// It could not be done.
+    fn failed(message: impl std::fmt::Display) -> Failure {
+        Failure {
+            code: 1,
+            message: message.to_string(),
+        }
+    }
+}

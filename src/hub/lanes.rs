@@ -1,0 +1,56 @@
+//! Makes the lanes of a new worker: two memories and two eventfds for each shard, and the descriptors
+//! the worker gets of them.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::control::WakeMode;
+use crate::gateway::lane::LaneParts;
+use crate::gateway::stats::LaneStats;
+use crate::shm::layout::Geometry;
+use crate::shm::region::LaneMemory;
+use crate::sys::eventfd::EventFd;
+use crate::sys::memory::SharedMemory;
+
+/// A lane before it is handed out: the hub's part, and the descriptors for the worker in the order
+/// of the ABI.
+pub struct NewLane {
+    /// What the shard gets.
+    pub parts: LaneParts,
+    /// Request memory, response memory, the hub's eventfd, the worker's eventfd.
+    pub for_worker: [OwnedFd; 4],
+}
+
+impl NewLane {
+    /// A lane of this geometry for the worker of this name.
+    ///
+    /// # Errors
+    /// No memory or no file descriptor is left.
+    pub fn new(name: &Arc<str>, geometry: Geometry, wake: WakeMode) -> io::Result<NewLane> {
+        let len = geometry.memory_len();
+        let (request, request_map) = SharedMemory::create_written_here("slotway-request", len)?;
+        let (response, response_map) =
+            SharedMemory::create_written_by_peer("slotway-response", len)?;
+        let memory = LaneMemory::new(request_map, response_map, geometry)?;
+        // Not non-blocking: a read of it in the hub's ring is to wait. A worker that fills the
+        // counter to the brim blocks itself, not the hub.
+        let hub_doorbell = OwnedFd::from(EventFd::new(false)?);
+        let worker_doorbell = EventFd::new(true)?;
+        let for_worker = [
+            request.into(),
+            response.into(),
+            hub_doorbell.try_clone()?,
+            worker_doorbell.as_fd().try_clone_to_owned()?,
+        ];
+        let parts = LaneParts {
+            name: name.clone(),
+            memory: Arc::new(memory),
+            stats: Arc::new(LaneStats::new(geometry.slots())),
+            hub_doorbell,
+            worker_doorbell,
+            wake,
+        };
+        Ok(NewLane { parts, for_worker })
+    }
+}

@@ -1,0 +1,474 @@
+//! Who has registered what, and the route table that follows. State and rules only: the time comes
+//! in, and what is to be done about sockets, lanes and shards goes out.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::control::{FieldError, RouteSpec, ValidRegistration, WorkerState};
+use crate::gateway::stats::LaneStats;
+use crate::gateway::{Routes, Target};
+use crate::limits::MAX_WORKERS;
+use crate::route::{InsertError, RouteTableBuilder};
+
+/// Stands in a [`Target`] for a worker without a lane.
+const NO_LANE: usize = usize::MAX;
+
+/// One worker, from its registration until it is forgotten.
+#[derive(Debug)]
+pub struct Record {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its identity.
+    pub id: String,
+    /// What it registered.
+    pub registration: ValidRegistration,
+    /// Where it is in its life.
+    pub state: WorkerState,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// The counters of its lanes, one for each shard.
+    pub stats: Vec<Arc<LaneStats>>,
+    /// When it was first registered, as a sequence number: first registered wins.
+    order: u64,
+    /// When it is forgotten, unless something happens before.
+    expires_ms: u64,
+    /// Shards that still have a lane to it.
+    lanes_open: usize,
+}
+
+/// Every worker the hub knows.
+#[derive(Debug)]
+pub struct Registry {
+    /// A worker keeps its index, which names its lanes in the shards, until it is forgotten.
+    records: Vec<Option<Record>>,
+    next_order: u64,
+    remember_ms: u64,
+}
+
+/// What an attach has changed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// The newcomer's index.
+    pub index: usize,
+    /// Its identity.
+    pub id: String,
+    /// The worker of the same name that it replaces.
+    pub replaced: Option<usize>,
+}
+
+impl Registry {
+    /// A registry without workers, which remembers a lost one for `remember_ms` milliseconds.
+    pub fn new(remember_ms: u64) -> Registry {
+        Registry {
+            records: Vec::new(),
+            next_order: 0,
+            remember_ms,
+        }
+    }
+
+    /// A registration over HTTP. A worker of the same name goes on until the newcomer attaches.
+    ///
+    /// # Errors
+    /// The registration cannot be added to the route table, or there are too many workers.
+    pub fn register(
+        &mut self,
+        valid: ValidRegistration,
+        now_ms: u64,
+    ) -> Result<String, FieldError> {
+        let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
+        let expires_ms = now_ms + self.remember_ms;
+        let index = self.add(valid, WorkerState::Registered, expires_ms, waiting)?;
+        // A remembered namesake has come back, in name at least.
+        let name = self.name_of(index);
+        if let Some(gone) = self.find(&name, |state| state == WorkerState::Gone) {
+            self.forget(gone);
+        }
+        Ok(self.records[index]
+            .as_ref()
+            .map(|r| r.id.clone())
+            .unwrap_or_default())
+    }
+
+    /// A worker attaches: `id` is the identity it was given over HTTP, if any.
+    ///
+    /// # Errors
+    /// The registration cannot be added to the route table, the identity is unknown, or there are
+    /// too many workers.
+    pub fn attach(
+        &mut self,
+        valid: ValidRegistration,
+        id: Option<&str>,
+        pid: u32,
+        lanes: Vec<Arc<LaneStats>>,
+    ) -> Result<Attached, FieldError> {
+        let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
+        let known = waiting
+            .and_then(|at| self.records[at].as_ref())
+            .map(|r| r.id.clone());
+        if let Some(id) = id
+            && known.as_deref() != Some(id)
+        {
+            let detail = "this identity was never given out, or has expired: register again, or attach without it";
+            return Err(FieldError {
+                field: "worker_id".into(),
+                detail: detail.into(),
+            });
+        }
+        let replaced = self.find(&valid.name, |state| state == WorkerState::Attached);
+        let gone = self.find(&valid.name, |state| state == WorkerState::Gone);
+        let index = self.add(valid, WorkerState::Attached, u64::MAX, waiting)?;
+        if let Some(old) = gone {
+            self.forget(old);
+        }
+        if let Some(old) = replaced {
+            self.set_state(old, WorkerState::Draining, u64::MAX);
+        }
+        let record = self.records[index].as_mut().expect("just added");
+        record.lanes_open = lanes.len();
+        record.stats = lanes;
+        record.pid = Some(pid);
+        Ok(Attached {
+            index,
+            id: record.id.clone(),
+            replaced,
+        })
+    }
+
+    /// The worker gets nothing new.
+    pub fn drain(&mut self, index: usize) {
+        self.set_state(index, WorkerState::Draining, u64::MAX);
+    }
+
+    /// The worker is gone. One that was replaced is forgotten at once, any other is remembered.
+    /// Returns its name, the first time.
+    pub fn gone(&mut self, index: usize, now_ms: u64) -> Option<Arc<str>> {
+        let record = self.records.get_mut(index)?.as_mut()?;
+        if record.state == WorkerState::Gone {
+            return None;
+        }
+        let name = record.name.clone();
+        record.state = WorkerState::Gone;
+        record.pid = None;
+        let successor = self.find(&name, |state| {
+            matches!(state, WorkerState::Attached | WorkerState::Registered)
+        });
+        self.set_state(
+            index,
+            WorkerState::Gone,
+            if successor.is_some() {
+                now_ms
+            } else {
+                now_ms + self.remember_ms
+            },
+        );
+        Some(name)
+    }
+
+    /// A shard has let go of its lane to the worker. Returns whether it was the last.
+    pub fn lane_ended(&mut self, index: usize) -> bool {
+        let Some(record) = self.records.get_mut(index).and_then(Option::as_mut) else {
+            return false;
+        };
+        record.lanes_open = record.lanes_open.saturating_sub(1);
+        record.lanes_open == 0
+    }
+
+    /// Forgets whoever has been gone, or awaited, for long enough. Returns whether routes changed.
+    pub fn expire(&mut self, now_ms: u64) -> bool {
+        let mut changed = false;
+        for index in 0..self.records.len() {
+            let due = self.records[index].as_ref().is_some_and(|r| {
+                r.expires_ms <= now_ms && r.lanes_open == 0 && r.state != WorkerState::Attached
+            });
+            if due {
+                self.records[index] = None;
+                changed = true;
+            }
+        }
+        changed
+    }
+
+    /// When [`Registry::expire`] has something to do next.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        let dates = self
+            .iter()
+            .filter(|(_, r)| r.lanes_open == 0)
+            .map(|(_, r)| r.expires_ms);
+        dates.min().filter(|ms| *ms != u64::MAX)
+    }
+
+    /// One worker.
+    pub fn get(&self, index: usize) -> Option<&Record> {
+        self.records.get(index)?.as_ref()
+    }
+
+    /// Every worker, with its index.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Record)> {
+        self.records
+            .iter()
+            .enumerate()
+            .filter_map(|(index, r)| Some((index, r.as_ref()?)))
+    }
+
+    /// The route table: attached workers first, in the order of their registration, then the routes
+    /// that will answer 503.
+    ///
+    /// # Errors
+    /// A route that cannot be added, as a path into its own worker's registration.
+    pub fn routes(&self) -> Result<Routes, FieldError> {
+        let mut sorted: Vec<_> = self.iter().collect();
+        sorted.sort_by_key(|(_, r)| (r.state != WorkerState::Attached, r.order));
+        let mut builder = RouteTableBuilder::new();
+        for (index, record) in sorted {
+            let worker = if record.state == WorkerState::Attached {
+                index
+            } else {
+                NO_LANE
+            };
+            for (number, route) in record.registration.routes.iter().enumerate() {
+                let target = Target {
+                    worker,
+                    route: number as u32,
+                    name: record.name.clone(),
+                    sse: route.sse,
+                };
+                match builder.insert(route.method, &route.pattern, target) {
+                    // First registered wins.
+                    Ok(()) | Err(InsertError::Duplicate { .. }) => {}
+                    Err(error) => {
+                        let field = format!("routes[{number}].path");
+                        return Err(FieldError {
+                            field,
+                            detail: error.to_string(),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(builder.build())
+    }
+
+    /// Adds a record, in the place of the one at `waiting` if there is one, and keeps nothing of it
+    /// if the routes cannot be built with it.
+    fn add(
+        &mut self,
+        registration: ValidRegistration,
+        state: WorkerState,
+        expires_ms: u64,
+        waiting: Option<usize>,
+    ) -> Result<usize, FieldError> {
+        let index = match waiting.or_else(|| self.records.iter().position(Option::is_none)) {
+            Some(index) => index,
+            None if self.records.len() < MAX_WORKERS => {
+                self.records.push(None);
+                self.records.len() - 1
+            }
+            None => {
+                let detail = format!("there are {MAX_WORKERS} workers already: stop some first");
+                return Err(FieldError {
+                    field: "name".into(),
+                    detail,
+                });
+            }
+        };
+        let before = self.records[index].take();
+        let (id, order) = match &before {
+            Some(record) => (record.id.clone(), record.order),
+            None => {
+                // Who replaces a worker inherits its turn; who comes new is last.
+                let namesake = self.iter().find(|(_, r)| *r.name == *registration.name);
+                let order = namesake.map_or(self.next_order, |(_, r)| r.order);
+                (Uuid::new_v4().to_string(), order)
+            }
+        };
+        self.next_order += 1;
+        self.records[index] = Some(Record {
+            name: registration.name.as_str().into(),
+            id,
+            registration,
+            state,
+            pid: None,
+            stats: Vec::new(),
+            order,
+            expires_ms,
+            lanes_open: 0,
+        });
+        if let Err(error) = self.routes() {
+            self.records[index] = before;
+            return Err(error);
+        }
+        Ok(index)
+    }
+
+    fn forget(&mut self, index: usize) {
+        if let Some(Some(record)) = self.records.get_mut(index) {
+            if record.lanes_open == 0 {
+                self.records[index] = None;
+            } else {
+                record.registration.routes.clear();
+                record.expires_ms = 0;
+            }
+        }
+    }
+
+    fn set_state(&mut self, index: usize, state: WorkerState, expires_ms: u64) {
+        if let Some(Some(record)) = self.records.get_mut(index) {
+            record.state = state;
+            record.expires_ms = expires_ms;
+        }
+    }
+
+    fn find(&self, name: &str, state: impl Fn(WorkerState) -> bool) -> Option<usize> {
+        self.iter()
+            .find(|(_, r)| *r.name == *name && state(r.state))
+            .map(|(index, _)| index)
+    }
+
+    fn name_of(&self, index: usize) -> Arc<str> {
+        self.get(index)
+            .map_or_else(|| "".into(), |r| r.name.clone())
+    }
+}
+
+impl Record {
+    /// Its routes, as they were registered.
+    pub fn route_specs(&self) -> Vec<RouteSpec> {
+        let specs = self.registration.routes.iter().map(|r| RouteSpec {
+            method: r.method.to_string(),
+            path: r.pattern.as_str().to_owned(),
+            sse: r.sse,
+        });
+        specs.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Registration;
+    use crate::message::{Method, Params};
+    use crate::route::Lookup;
+
+    fn valid(name: &str, paths: &[&str]) -> ValidRegistration {
+        let routes = paths
+            .iter()
+            .map(|p| RouteSpec {
+                method: "GET".into(),
+                path: p.to_string(),
+                sse: false,
+            })
+            .collect();
+        Registration {
+            name: name.into(),
+            routes,
+        }
+        .validate()
+        .unwrap()
+    }
+
+    fn who(registry: &Registry, path: &str) -> Option<(usize, String)> {
+        let routes = registry.routes().unwrap();
+        match routes.lookup(Method::Get, path.as_bytes(), 0, &mut Params::default()) {
+            Lookup::Found { target, .. } => Some((target.worker, target.name.to_string())),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_lost_worker_is_remembered_for_a_while() {
+        let mut registry = Registry::new(100);
+        let a = registry
+            .attach(valid("a", &["/a"]), None, 1, Vec::new())
+            .unwrap()
+            .index;
+        assert_eq!(who(&registry, "/a"), Some((a, "a".into())));
+        assert!(registry.gone(a, 1_000).is_some());
+        assert!(registry.gone(a, 1_001).is_none(), "gone once");
+        assert_eq!(who(&registry, "/a"), Some((NO_LANE, "a".into())));
+        assert_eq!(registry.next_expiry_ms(), Some(1_100));
+        assert!(!registry.expire(1_099));
+        assert!(registry.expire(1_100));
+        assert_eq!(who(&registry, "/a"), None);
+    }
+
+    #[test]
+    fn a_registration_waits_for_its_worker_and_then_expires() {
+        let mut registry = Registry::new(100);
+        let id = registry.register(valid("a", &["/a"]), 0).unwrap();
+        assert_eq!(who(&registry, "/a"), Some((NO_LANE, "a".into())));
+        assert_eq!(
+            registry.register(valid("a", &["/b"]), 50).unwrap(),
+            id,
+            "the same once more"
+        );
+        assert_eq!(who(&registry, "/a"), None);
+        let wrong = registry.attach(valid("a", &["/b"]), Some("else"), 1, Vec::new());
+        assert_eq!(wrong.unwrap_err().field, "worker_id");
+        let attached = registry
+            .attach(valid("a", &["/b"]), Some(&id), 1, Vec::new())
+            .unwrap();
+        assert_eq!(attached.id, id);
+        assert!(!registry.expire(10_000));
+        registry.register(valid("b", &["/b"]), 0).unwrap();
+        assert!(registry.expire(100));
+        assert_eq!(who(&registry, "/b"), Some((attached.index, "a".into())));
+    }
+
+    #[test]
+    fn a_namesake_replaces_and_the_first_of_others_wins() {
+        let mut registry = Registry::new(100);
+        let a = registry
+            .attach(valid("a", &["/x"]), None, 1, Vec::new())
+            .unwrap();
+        let b = registry
+            .attach(valid("b", &["/x"]), None, 2, Vec::new())
+            .unwrap();
+        assert_eq!(who(&registry, "/x"), Some((a.index, "a".into())));
+        let newer = registry
+            .attach(valid("a", &["/x"]), None, 3, Vec::new())
+            .unwrap();
+        assert_eq!(newer.replaced, Some(a.index));
+        assert_ne!(newer.id, a.id);
+        assert_eq!(
+            who(&registry, "/x"),
+            Some((newer.index, "a".into())),
+            "it inherits the turn"
+        );
+        registry.gone(a.index, 5);
+        assert!(registry.expire(5), "what was replaced is not remembered");
+        registry.gone(newer.index, 6);
+        assert_eq!(
+            who(&registry, "/x"),
+            Some((b.index, "b".into())),
+            "who lives answers"
+        );
+    }
+
+    #[test]
+    fn an_index_is_not_used_again_while_a_shard_still_knows_it() {
+        let mut registry = Registry::new(0);
+        let stats = || vec![Arc::new(LaneStats::new(16)), Arc::new(LaneStats::new(16))];
+        let a = registry
+            .attach(valid("a", &["/a"]), None, 1, stats())
+            .unwrap()
+            .index;
+        registry.gone(a, 0);
+        assert!(!registry.expire(10));
+        let b = registry
+            .attach(valid("b", &["/b"]), None, 1, stats())
+            .unwrap()
+            .index;
+        assert_ne!(a, b);
+        assert!(!registry.lane_ended(a));
+        assert!(registry.lane_ended(a));
+        assert!(registry.expire(10));
+        assert_eq!(
+            registry
+                .attach(valid("c", &["/c"]), None, 1, stats())
+                .unwrap()
+                .index,
+            a
+        );
+    }
+}

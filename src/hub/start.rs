@@ -1,0 +1,283 @@
+//! Starts a hub: checks that it fits the machine, opens its sockets, and starts its threads. Whatever
+//! fails says what it was and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::control::default_socket;
+use crate::gateway::GatewayConfig;
+use crate::gateway::mailbox::mailbox;
+use crate::gateway::shard::{self, Report, ShardParts};
+use crate::hub::HubConfig;
+use crate::hub::liveness::Liveness;
+use crate::hub::registry::Registry;
+use crate::hub::state::HubState;
+use crate::hub::supervisor::{Supervisor, SupervisorParts};
+use crate::limits::LISTEN_BACKLOG;
+use crate::sys::clock::monotonic_ms;
+use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
+use crate::sys::probe::{UringUnavailable, check_io_uring};
+use crate::sys::process::{effective_uid, memory_total, raise_nofile_limit};
+
+/// Why a hub did not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// io_uring cannot be used.
+    Uring(UringUnavailable),
+    /// The lanes of one worker would not fit the machine's memory.
+    Memory {
+        /// Bytes that the lanes of one worker take.
+        wanted: u64,
+        /// Bytes the machine has.
+        total: u64,
+    },
+    /// A socket could not be opened: its address, and why.
+    Listen(String, io::Error),
+    /// The directory of the attach socket is not private: the socket's path, and why.
+    Directory(PathBuf, io::Error),
+    /// A thread or descriptor could not be had: what for, and why.
+    System(&'static str, io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Uring(error) => error.fmt(f),
+            StartError::Memory { wanted, total } => write!(
+                f,
+                "the lanes of one worker would take {} MiB, and this machine has {} MiB: give smaller --slots or --slot-size (slots × slot size × 2 × shards must fit)",
+                wanted >> 20,
+                total >> 20
+            ),
+            StartError::Listen(address, error) => {
+                write!(f, "cannot listen on {address}: {error}")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => {
+                        write!(
+                            f,
+                            ". Is another hub running? Stop it, or choose another address"
+                        )
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        write!(
+                            f,
+                            ". Choose a place you may write to, or a port from 1024 on"
+                        )
+                    }
+                    _ => Ok(()),
+                }
+            }
+            StartError::Directory(path, error) => write!(
+                f,
+                "cannot put the attach socket at {}: {error}. Make its directory your own with mode 0700, or give --socket",
+                path.display()
+            ),
+            StartError::System(what, error) => write!(f, "cannot set up {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// A hub that serves.
+pub struct RunningHub {
+    /// Where it listens on TCP, with the real ports.
+    pub tcp: Vec<SocketAddr>,
+    /// Where workers attach.
+    pub socket: PathBuf,
+    state: Arc<HubState>,
+    supervisor: JoinHandle<io::Result<()>>,
+    stop: UnixStream,
+    files: Vec<PathBuf>,
+}
+
+impl RunningHub {
+    /// Something that stops the hub when it is written to.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn stopper(&self) -> io::Result<UnixStream> {
+        self.stop.try_clone()
+    }
+
+    /// Waits until the process with this id serves as a worker. Returns whether it does before the
+    /// time is up.
+    pub fn wait_for_worker(&self, pid: u32, timeout: Duration) -> bool {
+        self.state.wait_until(timeout, |registry| {
+            registry.iter().any(|(_, r)| r.pid == Some(pid))
+        })
+    }
+
+    /// Waits until the hub has stopped, and removes its sockets.
+    ///
+    /// # Errors
+    /// What made it stop, unless it was told to.
+    pub fn wait(self) -> io::Result<()> {
+        let result = self.supervisor.join();
+        for file in &self.files {
+            // Somebody else may have removed it.
+            let _ = std::fs::remove_file(file);
+        }
+        result.unwrap_or_else(|_| Err(io::Error::other("the supervisor panicked")))
+    }
+}
+
+/// Starts a hub. When this returns, it serves.
+///
+/// # Errors
+/// Why it does not.
+pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
+    let uring = check_io_uring().map_err(StartError::Uring)?;
+    let wanted = config.geometry.memory_len() as u64 * 2 * config.shards as u64;
+    let total = memory_total();
+    if wanted > total {
+        return Err(StartError::Memory { wanted, total });
+    }
+    if let Err(error) = raise_nofile_limit() {
+        tracing::warn!("cannot raise the limit on open files: {error}");
+    }
+
+    let mut tcp = Vec::new();
+    let mut listeners: Vec<Vec<OwnedFd>> = (0..config.shards).map(|_| Vec::new()).collect();
+    let mut files = Vec::new();
+    for address in &config.tcp {
+        // The first shard's listener settles the port that the others join.
+        let mut address = *address;
+        for shard in &mut listeners {
+            let listener = listen_tcp(address)?;
+            address =
+                local_addr(&listener).map_err(|e| StartError::Listen(address.to_string(), e))?;
+            shard.push(listener);
+        }
+        tcp.push(address);
+    }
+    for path in &config.unix {
+        let listener = listen_unix(path, 0o666)?;
+        for shard in &mut listeners {
+            let own = listener
+                .try_clone()
+                .map_err(|e| StartError::System("a listener", e))?;
+            shard.push(own);
+        }
+        files.push(path.clone());
+    }
+    let port = tcp.first().map_or(0, SocketAddr::port);
+    let socket = match config.socket {
+        Some(path) => path,
+        None => {
+            let path = default_socket(port);
+            make_private_directory(&path).map_err(|e| StartError::Directory(path.clone(), e))?;
+            path
+        }
+    };
+    let attach = listen_unix(&socket, 0o600)?;
+    files.push(socket.clone());
+
+    let gateway = Arc::new(GatewayConfig {
+        timeout_ms: config.timeout_ms,
+        secret: config.secret,
+        instrumentation: config.instrumentation,
+    });
+    let descriptors = |e| StartError::System("file descriptors", e);
+    let (report, reports) = mailbox().map_err(descriptors)?;
+    let (change, changed) = mailbox().map_err(descriptors)?;
+    let mut senders = Vec::new();
+    let mut mailboxes = Vec::new();
+    for _ in 0..config.shards {
+        let (sender, commands) = mailbox().map_err(descriptors)?;
+        senders.push(sender);
+        mailboxes.push(commands);
+    }
+    let registry = Registry::new(config.remember_ms);
+    let state = Arc::new(HubState::new(registry, senders, change, socket.clone()));
+    for (index, (listeners, commands)) in listeners.into_iter().zip(mailboxes).enumerate() {
+        let parts = ShardParts {
+            index,
+            listeners,
+            uring,
+            config: gateway.clone(),
+            control: state.clone(),
+            commands,
+            reports: report.clone(),
+        };
+        let report = report.clone();
+        spawn(&format!("shard-{index}"), move || {
+            let failure = shard::run(parts).err().map(|e| e.to_string());
+            report.send(Report::Stopped(index, failure));
+        })?;
+    }
+    let (stop, stopped) = UnixStream::pair().map_err(descriptors)?;
+    let liveness = Liveness::new(
+        config.ping_interval_ms,
+        config.ping_timeout_ms,
+        monotonic_ms(),
+    );
+    let supervisor = Supervisor::new(SupervisorParts {
+        state: state.clone(),
+        listener: attach,
+        reports,
+        changed,
+        stop: stopped.into(),
+        geometry: config.geometry,
+        liveness,
+    });
+    let supervisor = spawn("supervisor", move || supervisor.run())?;
+    tracing::info!(
+        shards = config.shards,
+        slots = config.geometry.slots(),
+        slot_size = config.geometry.slot_size(),
+        worker_kib = wanted >> 10,
+        coop_taskrun = uring.coop_taskrun,
+        single_issuer = uring.single_issuer,
+        "each worker takes {} KiB of shared memory",
+        wanted >> 10
+    );
+    Ok(RunningHub {
+        tcp,
+        socket,
+        state,
+        supervisor,
+        stop,
+        files,
+    })
+}
+
+/// Makes the directory of a default socket, or checks that nobody else could have made it: in the
+/// temp directory anybody could put one in our place, and workers would attach to their socket.
+fn make_private_directory(socket: &Path) -> io::Result<()> {
+    let directory = socket.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    match std::fs::DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = std::fs::symlink_metadata(directory)?;
+    let private = found.is_dir() && found.uid() == effective_uid() && found.mode() & 0o077 == 0;
+    let refused = || io::Error::other(format!("{} is open to other users", directory.display()));
+    private.then_some(()).ok_or_else(refused)
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, StartError> {
+    let thread = std::thread::Builder::new().name(name.into()).spawn(f);
+    thread.map_err(|e| StartError::System("a thread", e))
+}
+
+fn listen_tcp(address: SocketAddr) -> Result<OwnedFd, StartError> {
+    tcp_listener(address, true, LISTEN_BACKLOG)
+        .map_err(|e| StartError::Listen(format!("http://{address}"), e))
+}
+
+fn listen_unix(path: &Path, mode: u32) -> Result<OwnedFd, StartError> {
+    unix_listener(path, mode, LISTEN_BACKLOG)
+        .map_err(|e| StartError::Listen(format!("unix:{}", path.display()), e))
+}

@@ -1,0 +1,480 @@
+//! The thread that watches over the workers: accepts them, hands them their lanes, learns of their
+//! end from their socket and their pidfd, pings them, and evicts the ones that misbehave.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::control::{FieldError, Registration, ToHub, ToWorker, WakeMode};
+use crate::gateway::mailbox::Mailbox;
+use crate::gateway::shard::{Command, Report};
+use crate::hub::attach::{Peer, Received};
+use crate::hub::lanes::NewLane;
+use crate::hub::liveness::{Due, Liveness};
+use crate::hub::state::HubState;
+use crate::limits::{GREETING_MS, MAX_WORKERS};
+use crate::shm::layout::{ABI_VERSION, Geometry};
+use crate::sys::clock::monotonic_ms;
+use crate::sys::listen::accept;
+
+/// What the supervisor is started with.
+pub struct SupervisorParts {
+    /// The control plane's state.
+    pub state: Arc<HubState>,
+    /// The attach socket.
+    pub listener: OwnedFd,
+    /// What the shards report.
+    pub reports: Mailbox<Report>,
+    /// Rings when the registry has changed.
+    pub changed: Mailbox<()>,
+    /// Readable when the hub is to stop.
+    pub stop: OwnedFd,
+    /// Number and size of the slots in each lane.
+    pub geometry: Geometry,
+    /// Ping rounds.
+    pub liveness: Liveness,
+}
+
+/// The supervisor of one hub.
+pub struct Supervisor {
+    parts: SupervisorParts,
+    /// Connections on the attach socket, by a number of their own.
+    peers: HashMap<u64, Connected>,
+    next_peer: u64,
+    running: usize,
+    stopping: bool,
+    failure: Option<String>,
+}
+
+struct Connected {
+    peer: Peer,
+    /// The worker's index once it has attached.
+    worker: Option<usize>,
+    /// When it must have attached.
+    greet_by_ms: u64,
+}
+
+impl Supervisor {
+    /// A supervisor of workers that are still to come.
+    pub fn new(parts: SupervisorParts) -> Supervisor {
+        let running = parts.state.shards();
+        let peers = HashMap::new();
+        Supervisor {
+            parts,
+            peers,
+            next_peer: 0,
+            running,
+            stopping: false,
+            failure: None,
+        }
+    }
+
+    /// Runs until the hub is told to stop and every shard has ended.
+    ///
+    /// # Errors
+    /// A shard has failed, or the system's poll has.
+    pub fn run(mut self) -> io::Result<()> {
+        while self.running > 0 {
+            let ready = self.wait()?;
+            if ready.stop && !self.stopping {
+                self.stop();
+            }
+            if ready.changed {
+                self.parts.changed.take();
+            }
+            if ready.reports {
+                for report in self.parts.reports.take() {
+                    self.take_report(report);
+                }
+            }
+            for key in ready.peers {
+                self.look_at(key);
+            }
+            if ready.listener {
+                self.accept_all();
+            }
+            self.keep_time();
+        }
+        match self.failure {
+            Some(why) => Err(io::Error::other(why)),
+            None => Ok(()),
+        }
+    }
+
+    fn wait(&self) -> io::Result<Ready> {
+        let now_ms = monotonic_ms();
+        let next_ms = self.next_deadline_ms();
+        let timeout = (next_ms != u64::MAX).then(|| {
+            // One more millisecond, for the clock is coarse and must have passed the deadline.
+            Duration::from_millis(next_ms.saturating_sub(now_ms) + 1)
+        });
+        let timeout = timeout.map(|t| Timespec {
+            tv_sec: t.as_secs() as i64,
+            tv_nsec: t.subsec_nanos() as i64,
+        });
+        let keys: Vec<u64> = self.peers.keys().copied().collect();
+        let accepting = !self.stopping && self.peers.len() < MAX_WORKERS;
+        let mut fds = vec![
+            watch(self.parts.stop.as_fd(), !self.stopping),
+            watch(self.parts.reports.as_fd(), true),
+            watch(self.parts.changed.as_fd(), true),
+            watch(self.parts.listener.as_fd(), accepting),
+        ];
+        for key in &keys {
+            fds.push(watch(self.peers[key].peer.as_fd(), true));
+            fds.push(watch(self.peers[key].peer.pidfd.as_fd(), true));
+        }
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let up = |at: usize| !fds[at].revents().is_empty();
+        let peers = keys
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| up(4 + 2 * i) || up(5 + 2 * i));
+        Ok(Ready {
+            stop: up(0),
+            reports: up(1),
+            changed: up(2),
+            listener: up(3),
+            peers: peers.map(|(_, key)| *key).collect(),
+        })
+    }
+
+    fn next_deadline_ms(&self) -> u64 {
+        let greeting = self
+            .peers
+            .values()
+            .filter(|c| c.worker.is_none())
+            .map(|c| c.greet_by_ms);
+        let expiry = self.parts.state.read(|r| r.next_expiry_ms());
+        let ping = self.peers.values().any(|c| c.worker.is_some());
+        let ping = ping.then(|| self.parts.liveness.next_ms());
+        greeting.chain(expiry).chain(ping).min().unwrap_or(u64::MAX)
+    }
+
+    fn keep_time(&mut self) {
+        let now_ms = monotonic_ms();
+        let late = |c: &Connected| c.worker.is_none() && c.greet_by_ms <= now_ms;
+        self.peers.retain(|_, connected| !late(connected));
+        if self
+            .parts
+            .state
+            .read(|r| r.next_expiry_ms())
+            .is_some_and(|at| at <= now_ms)
+        {
+            let _ = self
+                .parts
+                .state
+                .change(|registry, _| Ok(registry.expire(now_ms)));
+        }
+        match self.parts.liveness.due(now_ms) {
+            Some(Due::Ping(number)) => self.for_each_worker(|w| Command::Ping(w, number)),
+            Some(Due::Check) => self.for_each_worker(Command::CheckPing),
+            None => {}
+        }
+    }
+
+    fn for_each_worker(&self, command: impl Fn(usize) -> Command) {
+        for worker in self.peers.values().filter_map(|c| c.worker) {
+            self.parts.state.tell_all(|| command(worker));
+        }
+    }
+
+    fn accept_all(&mut self) {
+        loop {
+            match accept(self.parts.listener.as_fd()) {
+                Ok(Some((socket, _))) => match Peer::accept(socket) {
+                    Ok(peer) => {
+                        let greet_by_ms = monotonic_ms() + GREETING_MS;
+                        let connected = Connected {
+                            peer,
+                            worker: None,
+                            greet_by_ms,
+                        };
+                        self.peers.insert(self.next_peer, connected);
+                        self.next_peer += 1;
+                    }
+                    Err(error) => {
+                        tracing::warn!("refused a connection to the attach socket: {error}")
+                    }
+                },
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!("cannot accept a worker: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn look_at(&mut self, key: u64) {
+        loop {
+            let Some(connected) = self.peers.get_mut(&key) else {
+                return;
+            };
+            match connected.peer.receive() {
+                Received::Message(message) => self.obey(key, message),
+                Received::Nothing => break,
+                Received::Closed(why) => return self.lose(key, &why),
+            }
+        }
+        let exited = self
+            .peers
+            .get(&key)
+            .map(|c| crate::sys::process::process_exited(&c.peer.pidfd));
+        if matches!(exited, Some(Ok(true))) {
+            self.lose(key, "its process has ended");
+        }
+    }
+
+    fn obey(&mut self, key: u64, message: ToHub) {
+        let Some(connected) = self.peers.get(&key) else {
+            return;
+        };
+        match (message, connected.worker) {
+            (
+                ToHub::Attach {
+                    abi_version,
+                    wake,
+                    registration,
+                    worker_id,
+                },
+                None,
+            ) => {
+                let attached = self.attach(key, abi_version, wake, &registration, worker_id);
+                if let Err(error) = attached {
+                    tracing::warn!(name = registration.name, "refused a worker: {error}");
+                    let refused = ToWorker::Refused { error };
+                    if let Some(connected) = self.peers.remove(&key) {
+                        // It is told if it still listens; either way it is gone.
+                        let _ = connected.peer.send(&refused, &[]);
+                    }
+                }
+            }
+            (ToHub::Drain, Some(worker)) => {
+                tracing::info!(
+                    worker = self.name_of(worker),
+                    "draining: the worker asked for it"
+                );
+                self.drain(worker, "the worker asked for it");
+            }
+            (ToHub::Attach { .. }, Some(_)) => self.lose(key, "it attached twice"),
+            (ToHub::Drain, None) => self.lose(key, "it spoke before it attached"),
+        }
+    }
+
+    fn attach(
+        &mut self,
+        key: u64,
+        abi_version: u32,
+        wake: WakeMode,
+        registration: &Registration,
+        worker_id: Option<String>,
+    ) -> Result<(), FieldError> {
+        if abi_version != ABI_VERSION {
+            let detail = format!(
+                "this hub speaks version {ABI_VERSION} of the slot ABI: build the worker from the same release"
+            );
+            return Err(FieldError {
+                field: "abi_version".into(),
+                detail,
+            });
+        }
+        let valid = registration.validate()?;
+        let name: Arc<str> = valid.name.as_str().into();
+        let geometry = self.parts.geometry;
+        let failed = |error: io::Error| FieldError {
+            field: "lanes".into(),
+            detail: format!("the hub cannot make the worker's lanes: {error}"),
+        };
+        let shards = self.parts.state.shards();
+        let lanes = (0..shards).map(|_| NewLane::new(&name, geometry, wake));
+        let (parts, fds): (Vec<_>, Vec<_>) = lanes
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(failed)?
+            .into_iter()
+            .map(|lane| (lane.parts, lane.for_worker))
+            .unzip();
+        let stats = parts.iter().map(|p| p.stats.clone()).collect();
+        let Some(connected) = self.peers.get_mut(&key) else {
+            return Ok(());
+        };
+        let pid = connected.peer.pid;
+        let attached = self.parts.state.change(|registry, announcement| {
+            let attached = registry.attach(valid, worker_id.as_deref(), pid, stats)?;
+            for (shard, parts) in parts.into_iter().enumerate() {
+                announcement.before(shard, Command::AddLane(attached.index, parts));
+            }
+            if let Some(old) = attached.replaced {
+                announcement.after_all(shards, || Command::Drain(old));
+            }
+            Ok(attached)
+        })?;
+        connected.worker = Some(attached.index);
+        tracing::info!(
+            worker = &*name,
+            pid,
+            routes = registration.routes.len(),
+            "attached"
+        );
+        let told = tell_attached(&connected.peer, &attached.id, &fds);
+        if let Some(old) = attached.replaced {
+            self.tell(
+                old,
+                &ToWorker::Draining {
+                    reason: "another worker has taken the name".into(),
+                },
+            );
+        }
+        if let Err(error) = told {
+            self.lose(key, &format!("it does not take its lanes: {error}"));
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, worker: usize, reason: &str) {
+        let shards = self.parts.state.shards();
+        let _ = self.parts.state.change(|registry, announcement| {
+            registry.drain(worker);
+            announcement.after_all(shards, || Command::Drain(worker));
+            Ok(())
+        });
+        self.tell(
+            worker,
+            &ToWorker::Draining {
+                reason: reason.into(),
+            },
+        );
+    }
+
+    /// A connection on the attach socket has ended, and with it the worker.
+    fn lose(&mut self, key: u64, why: &str) {
+        let Some(connected) = self.peers.remove(&key) else {
+            return;
+        };
+        if let Some(worker) = connected.worker {
+            self.gone(worker, why);
+        }
+    }
+
+    fn gone(&mut self, worker: usize, why: &str) {
+        let shards = self.parts.state.shards();
+        let lost = self.parts.state.change(|registry, announcement| {
+            announcement.after_all(shards, || Command::Dead(worker));
+            Ok(registry.gone(worker, monotonic_ms()))
+        });
+        self.parts.liveness.forget(worker);
+        if let Ok(Some(name)) = lost {
+            tracing::info!(worker = &*name, "gone: {why}");
+        }
+    }
+
+    fn evict(&mut self, worker: usize, why: &str) {
+        tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
+        self.tell(worker, &ToWorker::Evicted { reason: why.into() });
+        self.peers
+            .retain(|_, connected| connected.worker != Some(worker));
+        self.gone(worker, "evicted");
+    }
+
+    fn take_report(&mut self, report: Report) {
+        match report {
+            Report::LaneEnded(_, worker, violation) => {
+                let last = self
+                    .parts
+                    .state
+                    .change(|registry, _| Ok(registry.lane_ended(worker)));
+                if let Some(why) = violation {
+                    self.evict(worker, &why);
+                } else if matches!(last, Ok(true)) {
+                    // Drained, or dead already: either way nothing connects the two any more.
+                    self.peers
+                        .retain(|_, connected| connected.worker != Some(worker));
+                    self.gone(worker, "it has drained");
+                }
+            }
+            Report::PingMissed(_, worker) => {
+                if self.parts.liveness.missed(worker) && self.is_connected(worker) {
+                    self.evict(worker, "it has not answered three pings in a row");
+                }
+            }
+            Report::Stopped(shard, failure) => {
+                self.running -= 1;
+                if let Some(why) = failure {
+                    tracing::error!("shard {shard} failed: {why}");
+                    self.failure
+                        .get_or_insert(format!("shard {shard} failed: {why}"));
+                    self.stop();
+                }
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            tracing::info!("stopping: finishing what is in flight");
+            self.parts.state.tell_all(|| Command::Stop);
+        }
+    }
+
+    fn tell(&self, worker: usize, message: &ToWorker) {
+        if let Some(connected) = self.peers.values().find(|c| c.worker == Some(worker)) {
+            // A worker that does not listen finds out when its lane closes.
+            let _ = connected.peer.send(message, &[]);
+        }
+    }
+
+    fn is_connected(&self, worker: usize) -> bool {
+        self.peers.values().any(|c| c.worker == Some(worker))
+    }
+
+    fn name_of(&self, worker: usize) -> String {
+        self.parts
+            .state
+            .read(|r| r.get(worker).map(|r| r.name.to_string()))
+            .unwrap_or_default()
+    }
+}
+
+struct Ready {
+    stop: bool,
+    reports: bool,
+    changed: bool,
+    listener: bool,
+    peers: Vec<u64>,
+}
+
+fn watch(fd: BorrowedFd<'_>, wanted: bool) -> PollFd<'_> {
+    PollFd::from_borrowed_fd(
+        fd,
+        if wanted {
+            PollFlags::IN
+        } else {
+            PollFlags::empty()
+        },
+    )
+}
+
+fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {
+    let attached = ToWorker::Attached {
+        worker_id: worker_id.to_owned(),
+        lanes: fds.len() as u32,
+    };
+    peer.send(&attached, &[])?;
+    for (index, fds) in fds.iter().enumerate() {
+        let fds = fds.each_ref().map(|fd| fd.as_fd());
+        peer.send(
+            &ToWorker::Lane {
+                index: index as u32,
+            },
+            &fds,
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! Declares a worker: its name, its routes, and how it runs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use crate::control::{DEFAULT_PORT, RouteSpec, default_socket};
+use crate::worker::blocking;
+use crate::worker::error::Error;
+use crate::worker::request::Request;
+use crate::worker::response::{IntoResponse, Response};
+use crate::worker::service::{Handler, Service};
+use crate::worker::stop::WorkerHandle;
+
+/// The environment variable that names the hub's socket, whatever the program says.
+pub const SOCKET_VARIABLE: &str = "SLOTWAY_SOCKET";
+
+/// A worker: a name and routes, to be run.
+#[derive(Debug)]
+pub struct Worker {
+    name: String,
+    routes: Vec<(RouteSpec, Handler)>,
+    settings: Settings,
+}
+
+/// How a worker runs.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) socket: PathBuf,
+    pub(crate) threads: usize,
+    pub(crate) reconnect: bool,
+    pub(crate) handle_signals: bool,
+    pub(crate) patience: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) handle: WorkerHandle,
+}
+
+impl Worker {
+    /// A worker without routes. A newcomer with the same name replaces the worker before.
+    pub fn new(name: impl Into<String>) -> Worker {
+        Worker {
+            name: name.into(),
+            routes: Vec::new(),
+            settings: Settings {
+                socket: default_socket(DEFAULT_PORT),
+                threads: available_parallelism().map_or(1, usize::from),
+                reconnect: true,
+                handle_signals: true,
+                patience: Duration::from_secs(5),
+                drain_timeout: Duration::from_secs(35),
+                handle: WorkerHandle::default(),
+            },
+        }
+    }
+
+    /// Adds a route: a method, a path pattern (`/items/{id}`, `/files/{*rest}`) and what answers it.
+    /// What is wrong with either is said by [`Worker::run`].
+    ///
+    /// The handler runs on a thread that may block. GET routes answer HEAD too.
+    pub fn route<R: IntoResponse>(
+        self,
+        method: &str,
+        path: &str,
+        handler: impl Fn(Request) -> R + Send + Sync + 'static,
+    ) -> Worker {
+        let handler = move |request: Request| -> Response { handler(request).into_response() };
+        self.with_route(method, path, Handler::Blocking(Box::new(handler)))
+    }
+
+    /// Adds a route whose handler is async. Such a worker is run by [`Worker::run_async`].
+    #[cfg(feature = "tokio")]
+    pub fn route_async<R, F>(
+        self,
+        method: &str,
+        path: &str,
+        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Worker
+    where
+        R: IntoResponse,
+        F: Future<Output = R> + Send + 'static,
+    {
+        let handler = move |request: Request| -> crate::worker::response::BoxFuture<Response> {
+            let answer = handler(request);
+            Box::pin(async move { answer.await.into_response() })
+        };
+        self.with_route(method, path, Handler::Async(Box::new(handler)))
+    }
+
+    /// Sets how many threads serve in [`Worker::run`]; at least one. The default is the number of
+    /// processors, which suits handlers that compute. Handlers that wait, for a database or a disk,
+    /// want more: while all threads are busy, nobody answers, and a worker that does not answer the
+    /// hub's pings for half a minute is thrown out.
+    pub fn threads(mut self, threads: usize) -> Worker {
+        self.settings.threads = threads.max(1);
+        self
+    }
+
+    /// Sets the hub's socket. The default is that of a hub on port 3200; the environment variable
+    /// `SLOTWAY_SOCKET` wins over both.
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Worker {
+        self.settings.socket = path.into();
+        self
+    }
+
+    /// Whether the worker connects again when the hub goes away, which is the default, or returns
+    /// [`Error::HubGone`].
+    pub fn reconnect(mut self, reconnect: bool) -> Worker {
+        self.settings.reconnect = reconnect;
+        self
+    }
+
+    /// How long the worker waits for a hub that is not there when it starts; 5 seconds by default, and
+    /// not at all with `reconnect(false)`. Once attached, it waits for the hub's return without limit.
+    pub fn patience(mut self, patience: Duration) -> Worker {
+        self.settings.patience = patience;
+        self
+    }
+
+    /// Whether SIGTERM and SIGINT have the worker drain and return, which is the default. A second
+    /// signal makes it return at once. After `run` has returned, both signals are ignored: the program
+    /// is expected to end.
+    pub fn handle_signals(mut self, handle: bool) -> Worker {
+        self.settings.handle_signals = handle;
+        self
+    }
+
+    /// How long requests may take to finish once the worker was asked to stop; 35 seconds by default.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Worker {
+        self.settings.drain_timeout = timeout;
+        self
+    }
+
+    /// What stops the worker while it runs.
+    pub fn handle(&self) -> WorkerHandle {
+        self.settings.handle.clone()
+    }
+
+    /// Connects to the hub and serves until the worker is stopped, which is `Ok`.
+    ///
+    /// When the hub goes away, the worker connects and registers again.
+    ///
+    /// # Errors
+    /// Why the worker cannot run or go on.
+    pub fn run(self) -> Result<(), Error> {
+        let (settings, service) = self.prepare()?;
+        if let Some(route) = service.first_async() {
+            return Err(Error::AsyncRoute {
+                route: format!("{} {}", route.method, route.path),
+            });
+        }
+        blocking::run(&settings, &service)
+    }
+
+    /// As [`Worker::run`], on tokio: async handlers run in its event loop, others by
+    /// `spawn_blocking`. Needs a runtime with `enable_all`, of either flavour.
+    ///
+    /// # Errors
+    /// Why the worker cannot run or go on.
+    #[cfg(feature = "tokio")]
+    pub async fn run_async(self) -> Result<(), Error> {
+        let (settings, service) = self.prepare()?;
+        crate::worker::tokio::run(&settings, &service).await
+    }
+
+    fn with_route(mut self, method: &str, path: &str, handler: Handler) -> Worker {
+        let spec = RouteSpec {
+            method: method.into(),
+            path: path.into(),
+            sse: false,
+        };
+        self.routes.push((spec, handler));
+        self
+    }
+
+    pub(crate) fn prepare(mut self) -> Result<(Settings, Arc<Service>), Error> {
+        if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|s| !s.is_empty()) {
+            self.settings.socket = socket.into();
+        }
+        let service = Service::new(self.name, self.routes).map_err(Error::Registration)?;
+        Ok((self.settings, service))
+    }
+}

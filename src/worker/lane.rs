@@ -1,0 +1,498 @@
+//! The worker's end of one lane: its rings, its arena, and the request bodies that are still
+//! arriving. Every method may be called from any thread; none blocks.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use crate::limits::{MAX_STREAM_FRAME, STREAM_WINDOW};
+use crate::shm::codec::{RESPONSE_PREFIX_LEN, response_prefix};
+use crate::shm::descriptor::{ABORT, Completion, Descriptor, END, Run, Submission};
+use crate::shm::doorbell::should_ring;
+use crate::shm::region::{Arena, LaneMemory, Slots, Word, WorkerSide};
+use crate::shm::ring::{Consumer, Producer};
+use crate::sys::eventfd::EventFd;
+use crate::worker::frame::Frame;
+use crate::worker::inbox::Inbox;
+use crate::worker::session::{Session, lock};
+
+/// The worker's end of a lane.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    memory: LaneMemory<WorkerSide>,
+    /// Wakes the hub.
+    hub_bell: EventFd,
+    /// Rung by the hub in eventfd mode.
+    own_bell: EventFd,
+    /// What is popped is also routed under this lock, or two threads could swap two frames of a body.
+    inbound: Mutex<Consumer>,
+    outbound: Mutex<Outbound>,
+    last_rung: AtomicU32,
+    /// By exchange: where further parts of its body go. Written under the `inbound` lock.
+    inboxes: Box<[Mutex<Option<Arc<Inbox>>>]>,
+    /// Whether there may be any inbox.
+    arriving: AtomicBool,
+    limits: Limits,
+}
+
+/// Names an exchange of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExchangeId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// A request as it came out of the ring.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) exchange: ExchangeId,
+    pub(crate) frame: Frame,
+    /// Length of the whole body, or [`UNKNOWN_LENGTH`](crate::shm::descriptor::UNKNOWN_LENGTH).
+    pub(crate) total: u64,
+    /// Where the rest of the body arrives; `None` where all of it is in the frame.
+    pub(crate) inbox: Option<Arc<Inbox>>,
+}
+
+/// What a look at the submission ring brought.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    /// The next request. `None`: the ring is empty.
+    pub(crate) request: Option<Incoming>,
+    /// Whether anything at all was taken.
+    pub(crate) any: bool,
+    /// Whether more is known to be there.
+    pub(crate) more: bool,
+}
+
+/// The hub's ring index cannot be true, or the hub no longer reads: the lane is of no use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Broken;
+
+/// How many slots a frame needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Want {
+    /// A whole answer in one piece.
+    Whole(u32),
+    /// The first frame of a streamed answer: at least the first number, at most the second.
+    Opening(u32, u32),
+    /// A further frame of a streamed answer: at most so many.
+    Further(u32),
+}
+
+/// Bounds that keep one stream from taking the arena for itself.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// Most slots in one streamed frame.
+    frame: u32,
+    /// Most slots one exchange may have under way.
+    window: u32,
+    /// Slots that streams leave alone, for heads and short answers.
+    reserve: u32,
+}
+
+#[derive(Debug)]
+struct Outbound {
+    producer: Producer,
+    arena: Arena,
+    /// By first slot: the exchange a run belongs to and its length; zero slots: not lent.
+    lent: Box<[(u32, u32)]>,
+    /// By exchange: how many slots it has under way.
+    held: Box<[u32]>,
+    /// Who waits for slots.
+    waiting: Vec<Waker>,
+    /// Exchanges that lost their handler when no slot was free to say so.
+    orphans: VecDeque<ExchangeId>,
+    broken: bool,
+}
+
+impl Lane {
+    /// A lane over memory that nobody has used yet.
+    pub(crate) fn new(
+        memory: LaneMemory<WorkerSide>,
+        hub_bell: EventFd,
+        own_bell: EventFd,
+    ) -> Lane {
+        let geometry = memory.geometry();
+        let slots = geometry.slots();
+        let frame = (geometry.slots_for(MAX_STREAM_FRAME) as u32).min((slots / 8).max(1));
+        let limits = Limits {
+            frame,
+            window: (frame * STREAM_WINDOW as u32).min(slots / 4).max(1),
+            reserve: slots / 4,
+        };
+        Lane {
+            memory,
+            hub_bell,
+            own_bell,
+            inbound: Mutex::new(Consumer::default()),
+            outbound: Mutex::new(Outbound {
+                producer: Producer::default(),
+                arena: Arena::new(slots),
+                lent: vec![(0, 0); slots as usize].into(),
+                held: vec![0; slots as usize].into(),
+                waiting: Vec::new(),
+                orphans: VecDeque::new(),
+                broken: false,
+            }),
+            last_rung: AtomicU32::new(0),
+            inboxes: (0..slots).map(|_| Mutex::new(None)).collect(),
+            arriving: AtomicBool::new(false),
+            limits,
+        }
+    }
+
+    /// The lane's memory.
+    pub(crate) fn memory(&self) -> &LaneMemory<WorkerSide> {
+        &self.memory
+    }
+
+    /// The eventfd the hub rings in eventfd mode.
+    pub(crate) fn own_bell(&self) -> &EventFd {
+        &self.own_bell
+    }
+
+    /// Whether the client of this exchange has gone, or its deadline has passed.
+    pub(crate) fn is_cancelled(&self, id: ExchangeId) -> bool {
+        self.memory.cancelled(id.index) == id.generation
+    }
+
+    /// Takes descriptors up to and including the next request.
+    pub(crate) fn take(&self, session: &Arc<Session>, number: usize) -> Result<Taken, Broken> {
+        let ring = self.memory.inbound();
+        let mut taken = Taken::default();
+        let mut consumer = lock(&self.inbound);
+        while !session.is_closed()
+            && let Some(d) = consumer.pop(&ring).map_err(|_| Broken)?
+        {
+            taken.any = true;
+            match Submission::from_u8(d.kind) {
+                Some(Submission::Request) => {
+                    taken.request = self.open(session, number, &d);
+                    if taken.request.is_some() {
+                        break;
+                    }
+                }
+                Some(Submission::Body) => self.route_body(session, number, &d),
+                Some(Submission::Return) => self.take_back(d.run())?,
+                Some(Submission::Ping) => {
+                    let kind = Completion::Pong as u8;
+                    let generation = d.generation;
+                    self.push(Descriptor {
+                        kind,
+                        generation,
+                        ..Descriptor::default()
+                    })?;
+                }
+                // Kinds of a later version: not for this worker.
+                None => {}
+            }
+        }
+        consumer.release(&ring);
+        taken.more = consumer.seen() > 0;
+        Ok(taken)
+    }
+
+    /// Whether something is in the ring.
+    pub(crate) fn is_ready(&self) -> bool {
+        // A bad index counts as something: the next `take` reports it.
+        lock(&self.inbound)
+            .refresh(&self.memory.inbound())
+            .unwrap_or(true)
+    }
+
+    /// Gives a request frame back to the hub.
+    pub(crate) fn return_frame(&self, run: Run) {
+        let d = Descriptor {
+            kind: Completion::Return as u8,
+            slots: run.slots as u16,
+            first: run.first,
+            ..Descriptor::default()
+        };
+        let mut outbound = lock(&self.outbound);
+        if !outbound.push(&self.memory, d) {
+            return;
+        }
+        drop(outbound);
+        // SYNC POINT starved: the hub sets its word, fences, and looks at the ring once more.
+        fence(Ordering::SeqCst);
+        if self.memory.peer_word(Word::Starved).load(Ordering::Relaxed) != 0 {
+            self.ring_hub();
+        }
+    }
+
+    /// Publishes a completion and wakes the hub if it sleeps.
+    pub(crate) fn push(&self, d: Descriptor) -> Result<(), Broken> {
+        if !lock(&self.outbound).push(&self.memory, d) {
+            return Err(Broken);
+        }
+        self.ring_hub();
+        Ok(())
+    }
+
+    /// Hands a response frame to the hub. `d` says everything but where the frame stands.
+    pub(crate) fn lend(&self, slots: Slots, d: Descriptor) -> Result<(), Broken> {
+        let mut outbound = lock(&self.outbound);
+        let run = Arena::lend(slots);
+        outbound.lent[run.first as usize] = (d.exchange, run.slots);
+        if !outbound.push(
+            &self.memory,
+            Descriptor {
+                first: run.first,
+                slots: run.slots as u16,
+                ..d
+            },
+        ) {
+            return Err(Broken);
+        }
+        drop(outbound);
+        self.ring_hub();
+        Ok(())
+    }
+
+    /// Takes response slots, if there are any to be had.
+    pub(crate) fn allocate(&self, exchange: u32, want: Want) -> Option<Slots> {
+        lock(&self.outbound).allocate(exchange, want, &self.limits)
+    }
+
+    /// Takes response slots, or has `cx` woken when some have come back. After `Pending` the caller
+    /// must look at the submission ring once more.
+    pub(crate) fn poll_allocate(&self, exchange: u32, want: Want, cx: &Context<'_>) -> Poll<Slots> {
+        let mut outbound = lock(&self.outbound);
+        if let Some(slots) = outbound.allocate(exchange, want, &self.limits) {
+            return Poll::Ready(slots);
+        }
+        if !outbound.waiting.iter().any(|w| w.will_wake(cx.waker())) {
+            outbound.waiting.push(cx.waker().clone());
+        }
+        self.set_starved(true);
+        Poll::Pending
+    }
+
+    /// Gives back slots that were not lent.
+    pub(crate) fn release(&self, exchange: u32, slots: Slots) {
+        let mut outbound = lock(&self.outbound);
+        outbound.held[exchange as usize] -= slots.run().slots;
+        outbound.arena.release(slots);
+        let waiting = self.serve_waiting(&mut outbound);
+        drop(outbound);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Answers 500 in the place of a handler that is gone; later, where no slot is free now.
+    pub(crate) fn answer_for(&self, id: ExchangeId) {
+        let mut outbound = lock(&self.outbound);
+        outbound.orphans.push_back(id);
+        self.answer_orphans(&mut outbound);
+        drop(outbound);
+        self.ring_hub();
+    }
+
+    /// Forgets the inbox of an exchange whose body nobody reads any more.
+    pub(crate) fn forget_inbox(&self, id: ExchangeId) {
+        let mut place = lock(&self.inboxes[id.index as usize]);
+        if place
+            .as_ref()
+            .is_some_and(|inbox| inbox.generation() == id.generation)
+        {
+            *place = None;
+        }
+    }
+
+    /// The hub is gone: everybody who waits is woken, and what has arrived is let go.
+    pub(crate) fn close(&self) {
+        // Whoever pops now sees that the session is closed; whoever popped before has finished.
+        drop(lock(&self.inbound));
+        for place in &self.inboxes {
+            if let Some(inbox) = lock(place).take() {
+                inbox.fail();
+            }
+        }
+        let waiting = std::mem::take(&mut lock(&self.outbound).waiting);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether request bodies may be on their way.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn has_arriving(&self) -> bool {
+        self.arriving.load(Ordering::Acquire)
+    }
+
+    /// Wakes whoever waits for a part of a body whose client has gone.
+    pub(crate) fn fail_cancelled(&self) {
+        if !self.arriving.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        for (index, place) in self.inboxes.iter().enumerate() {
+            if let Some(inbox) = &*lock(place) {
+                self.arriving.store(true, Ordering::Release);
+                let id = ExchangeId {
+                    index: index as u32,
+                    generation: inbox.generation(),
+                };
+                if self.is_cancelled(id) {
+                    inbox.fail();
+                }
+            }
+        }
+    }
+
+    fn open(&self, session: &Arc<Session>, number: usize, d: &Descriptor) -> Option<Incoming> {
+        let frame = Frame::new(session.clone(), number, d)?;
+        let exchange = ExchangeId {
+            index: d.exchange,
+            generation: d.generation,
+        };
+        let place = self.inboxes.get(d.exchange as usize)?;
+        let inbox = (!d.is_end()).then(|| Arc::new(Inbox::new(d.generation)));
+        if let Some(inbox) = &inbox {
+            *lock(place) = Some(inbox.clone());
+            self.arriving.store(true, Ordering::Release);
+        }
+        Some(Incoming {
+            exchange,
+            frame,
+            total: d.total,
+            inbox,
+        })
+    }
+
+    fn route_body(&self, session: &Arc<Session>, number: usize, d: &Descriptor) {
+        let frame = Frame::new(session.clone(), number, d);
+        let Some(place) = self.inboxes.get(d.exchange as usize) else {
+            return;
+        };
+        let mut place = lock(place);
+        let Some(inbox) = place.clone().filter(|i| i.generation() == d.generation) else {
+            return;
+        };
+        if d.is_end() {
+            *place = None;
+        }
+        drop(place);
+        inbox.deliver(frame, d.is_end(), d.is_abort());
+    }
+
+    fn take_back(&self, run: Run) -> Result<(), Broken> {
+        let mut outbound = lock(&self.outbound);
+        let lent = outbound.lent.get_mut(run.first as usize).ok_or(Broken)?;
+        let (exchange, slots) = *lent;
+        if slots == 0 || slots != run.slots {
+            return Err(Broken);
+        }
+        *lent = (0, 0);
+        outbound.held[exchange as usize] -= slots;
+        outbound.arena.take_back(run);
+        let waiting = self.serve_waiting(&mut outbound);
+        drop(outbound);
+        waiting.into_iter().for_each(Waker::wake);
+        Ok(())
+    }
+
+    fn serve_waiting(&self, outbound: &mut Outbound) -> Vec<Waker> {
+        self.answer_orphans(outbound);
+        if outbound.waiting.is_empty() {
+            return Vec::new();
+        }
+        if outbound.orphans.is_empty() {
+            self.set_starved(false);
+        }
+        std::mem::take(&mut outbound.waiting)
+    }
+
+    fn answer_orphans(&self, outbound: &mut Outbound) {
+        while let Some(&id) = outbound.orphans.front() {
+            let Some(mut slots) = outbound.allocate(id.index, Want::Whole(1), &self.limits) else {
+                return self.set_starved(true);
+            };
+            outbound.orphans.pop_front();
+            let prefix = response_prefix(500, 0);
+            self.memory.bytes_mut(&mut slots)[..RESPONSE_PREFIX_LEN].copy_from_slice(&prefix);
+            let run = Arena::lend(slots);
+            outbound.lent[run.first as usize] = (id.index, run.slots);
+            outbound.push(
+                &self.memory,
+                Descriptor {
+                    kind: Completion::Response as u8,
+                    flags: END,
+                    slots: run.slots as u16,
+                    first: run.first,
+                    exchange: id.index,
+                    generation: id.generation,
+                    head_len: RESPONSE_PREFIX_LEN as u32,
+                    ..Descriptor::default()
+                },
+            );
+        }
+    }
+
+    fn set_starved(&self, starved: bool) {
+        self.memory
+            .own_word(Word::Starved)
+            .store(starved as u32, Ordering::Relaxed);
+        // SYNC POINT starved: pairs with the fence of a hub that has published a return.
+        fence(Ordering::SeqCst);
+    }
+
+    fn ring_hub(&self) {
+        if should_ring(self.memory.peer_word(Word::Sleep), &self.last_rung) {
+            // A hub that cannot be woken is one that is gone, and that is noticed elsewhere.
+            let _ = self.hub_bell.ring();
+        }
+    }
+}
+
+impl Outbound {
+    /// Queues and publishes; `false` where the hub cannot be talked to any more.
+    fn push(&mut self, memory: &LaneMemory<WorkerSide>, d: Descriptor) -> bool {
+        let ring = memory.outbound();
+        self.broken |= self.broken || self.producer.push(&ring, d).is_err();
+        self.producer.publish(&ring);
+        !self.broken
+    }
+
+    fn allocate(&mut self, exchange: u32, want: Want, limits: &Limits) -> Option<Slots> {
+        let free = self.arena.free_count();
+        let held = self.held[exchange as usize];
+        let streamed = |at_most: u32| {
+            let window = limits.window.saturating_sub(held);
+            let spare = free.saturating_sub(limits.reserve);
+            (free / 8)
+                .max(1)
+                .min(at_most)
+                .min(limits.frame)
+                .min(window)
+                .min(spare)
+        };
+        let slots = match want {
+            Want::Whole(count) => self.arena.allocate(count),
+            Want::Opening(at_least, at_most) => {
+                let count = streamed(at_most).max(at_least);
+                self.arena
+                    .allocate(count)
+                    .or_else(|| self.arena.allocate(at_least))
+            }
+            Want::Further(at_most) => {
+                let count = streamed(at_most);
+                // Fragments are no reason to wait: any single slot carries the stream on.
+                self.arena
+                    .allocate(count)
+                    .or_else(|| self.arena.allocate(count.min(1)))
+            }
+        }?;
+        self.held[exchange as usize] += slots.run().slots;
+        Some(slots)
+    }
+}
+
+/// The last word of an exchange whose body will not be complete.
+pub(crate) fn abort(id: ExchangeId, total: u64) -> Descriptor {
+    Descriptor {
+        kind: Completion::Body as u8,
+        flags: END | ABORT,
+        exchange: id.index,
+        generation: id.generation,
+        total,
+        ..Descriptor::default()
+    }
+}
