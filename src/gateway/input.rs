@@ -104,18 +104,15 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
         poll_fn(|cx| self.poll_read(cx)).await
     }
 
-    /// Waits, with a read under way, until the client has stopped sending. Never ends where the
-    /// buffer is full before that.
+    /// Waits, with the read for the next request under way, until the client has stopped sending.
+    /// Never ends where the next request arrives instead: it stays in the buffer, and nothing is
+    /// read behind it.
     pub async fn until_ended(&mut self) {
-        loop {
-            if self.ended {
-                return;
-            }
-            // What is pipelined behind the present request is read up to a bound, not for ever.
-            if self.pending.is_none() && self.buffered().len() >= MAX_HEAD {
-                return std::future::pending().await;
-            }
+        if !self.ended && self.buffered().is_empty() {
             let _ = self.fill().await;
+        }
+        if !self.ended {
+            std::future::pending().await
         }
     }
 
