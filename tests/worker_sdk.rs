@@ -407,7 +407,7 @@ fn a_handler_learns_that_its_client_has_gone() {
         } else {
             drop(client);
         }
-        wait_until("the handler notices", || count() == round);
+        wait_until(&format!("the handler notices, round {round}"), || count() == round);
         hub.wait_idle();
     }
 }
@@ -469,7 +469,7 @@ fn async_handlers_stream_parse_and_panic() {
     let hub = HubOptions::new().args(["--slots", "64"]).start();
     let mut worker = start_async(&hub, "async");
     json_at(&hub, "/json");
-    stream_both_ways(&hub, "/relay", |byte| byte);
+    stream_both_ways(&hub, "/invert", |byte| !byte);
     for n in [0, 1, 70_000, 5_000_000] {
         check_pattern(&hub.get(&format!("/pattern/{n}")), n);
         let body = pattern(0, (n as usize).min(1_000_000));

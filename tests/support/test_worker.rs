@@ -208,7 +208,7 @@ fn blocking_worker(worker: Worker) -> Worker {
             Response::ok().stream_sized(n, move |out| write_pattern(out, n))
         })
         .route("GET", "/too-short", |_: Request| {
-            Response::ok().stream_sized(100_000, |out| write_pattern(out, 60_000))
+            Response::ok().stream_sized(100_000, |out| write_pattern(out, 90_000))
         })
         .route("GET", "/too-long", |_: Request| {
             Response::ok().stream_sized(100_000, |out| write_pattern(out, 110_000))
@@ -322,6 +322,17 @@ fn async_worker(worker: Worker) -> Worker {
         })
         .route_async("POST", "/relay", |request: Request| async move {
             Response::ok().body(request.into_body())
+        })
+        .route_async("POST", "/invert", |request: Request| async move {
+            let mut body = request.into_body();
+            Response::ok().stream_async(move |mut out| async move {
+                while let Some(part) = body.next_chunk().await? {
+                    let inverted: Vec<u8> = part.iter().map(|byte| !byte).collect();
+                    out.write(inverted).await?;
+                    out.send().await?;
+                }
+                Ok(())
+            })
         })
         .route_async("POST", "/collect", |mut request: Request| async move {
             let body = request.collect_body(1 << 24).await?;
