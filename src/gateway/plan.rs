@@ -92,6 +92,9 @@ impl Shard {
             && head.preflight_method.is_some()
         {
             Action::Preflight
+        } else if path == b"*" {
+            // Asked of the hub itself, not of a resource (RFC 9110, section 9.3.7).
+            Action::Options(Method::ALL.map(Method::as_str).join(", "))
         } else {
             let routes = self.routes.borrow();
             match routes.lookup(head.method, path, head.path.start as usize, params) {

@@ -208,7 +208,8 @@ impl Shard {
     }
 
     fn add_lane(self: &Rc<Self>, worker: usize, parts: LaneParts) {
-        let (lane, doorbell) = Lane::new(parts, self.clock.clone(), self.config.timeout_ms);
+        let (lane, hub_bell, worker_bell) =
+            Lane::new(parts, self.clock.clone(), self.config.timeout_ms);
         let mut lanes = self.lanes.borrow_mut();
         if lanes.len() <= worker {
             lanes.resize(worker + 1, None);
@@ -216,7 +217,7 @@ impl Shard {
         lanes[worker] = Some(lane.clone());
         let shard = self.clone();
         monoio::spawn(async move {
-            let ended = lane.clone().drive(doorbell).await;
+            let ended = lane.clone().drive(hub_bell, worker_bell).await;
             let violation = lane.take_violation();
             if ended == Ended::Drained {
                 // Whatever is left of it is nobody's business any more.
@@ -240,7 +241,6 @@ impl Shard {
     async fn accept_from(self: Rc<Self>, listener: OwnedFd) {
         let Ok(ready) = listener
             .try_clone()
-            .map_err(io::Error::from)
             .and_then(|fd| UnixStream::from_std(fd.into()))
         else {
             return;

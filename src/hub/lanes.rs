@@ -48,7 +48,7 @@ impl NewLane {
             memory: Arc::new(memory),
             stats: Arc::new(LaneStats::new(geometry.slots())),
             hub_doorbell,
-            worker_doorbell,
+            worker_doorbell: worker_doorbell.into(),
             wake,
         };
         Ok(NewLane { parts, for_worker })

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use crate::limits::{MAX_STREAM_FRAME, STREAM_WINDOW};
 use crate::shm::codec::{RESPONSE_PREFIX_LEN, response_prefix};
-use crate::shm::descriptor::{ABORT, Completion, Descriptor, END, Run, Submission};
+use crate::shm::descriptor::{ABORT, CLIENT_LEFT, Completion, Descriptor, END, Run, Submission};
 use crate::shm::doorbell::should_ring;
 use crate::shm::region::{Arena, LaneMemory, Slots, Word, WorkerSide};
 use crate::shm::ring::{Consumer, Producer};
@@ -152,9 +152,14 @@ impl Lane {
         &self.own_bell
     }
 
-    /// Whether the client of this exchange has gone, or its deadline has passed.
+    /// Whether the exchange is over: its client is gone for certain, or its deadline has passed.
     pub(crate) fn is_cancelled(&self, id: ExchangeId) -> bool {
         self.memory.cancelled(id.index) == id.generation
+    }
+
+    /// Whether the exchange is over, or its client has stopped sending, as one that leaves does.
+    pub(crate) fn may_be_unwanted(&self, id: ExchangeId) -> bool {
+        self.memory.cancelled(id.index) & !CLIENT_LEFT == id.generation
     }
 
     /// Takes descriptors up to and including the next request.

@@ -190,11 +190,12 @@ impl Request {
         self.view().peer()
     }
 
-    /// Whether the answer will reach nobody: the client has gone, or its time is up. Costs one load
-    /// from memory, so long work may ask often.
+    /// Whether the answer is likely to reach nobody: the client has stopped sending, which is how one
+    /// that leaves looks, or its time is up. An answer is delivered all the same if the client is
+    /// still there. Costs one load from memory, so long work may ask often.
     pub fn is_cancelled(&self) -> bool {
         let (session, lane) = self.frame().origin();
-        session.is_closed() || session.lane(lane).is_cancelled(self.exchange)
+        session.is_closed() || session.lane(lane).may_be_unwanted(self.exchange)
     }
 
     /// Bytes of the body as announced by the client; `None` where it did not say.

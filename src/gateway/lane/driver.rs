@@ -4,7 +4,7 @@
 
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -26,7 +26,6 @@ pub enum Ended {
 }
 
 /// What a look at the lane found.
-#[derive(PartialEq, Eq)]
 enum Look {
     Busy,
     Quiet,
@@ -34,36 +33,52 @@ enum Look {
 }
 
 impl Lane {
-    /// Drives the lane until the worker is gone or the lane has drained.
-    pub async fn drive(self: Rc<Lane>, doorbell: OwnedFd) -> Ended {
-        let Ok(doorbell) = File::from_std(doorbell.into()) else {
+    /// Drives the lane until the worker is gone or the lane has drained. `hub_bell` is the eventfd
+    /// the worker rings, `worker_bell` the one it listens to.
+    pub async fn drive(self: Rc<Lane>, hub_bell: OwnedFd, worker_bell: OwnedFd) -> Ended {
+        let bells = File::from_std(hub_bell.into()).and_then(|hub| {
+            let worker = File::from_std(worker_bell.into())?;
+            Ok((hub, worker))
+        });
+        let Ok((hub_bell, worker_bell)) = bells else {
             return Ended::Dead;
         };
+        let ringing = pin!(None);
+        let mut caller = BellRinger::new(ring, ringing, worker_bell);
         let mut buffer = Box::new([0; 8]);
         loop {
-            if let Some(ended) = self.run_while_busy().await {
+            // Awake: look, turn after turn of the event loop, until there is nothing to do.
+            let awake = poll_fn(|cx| match self.look(&mut caller, cx) {
+                Look::Busy => {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Look::Quiet => Poll::Ready(None),
+                Look::Ended(ended) => Poll::Ready(Some(ended)),
+            });
+            if let Some(ended) = awake.await {
                 return ended;
             }
-            let mut ring = pin!(doorbell.read_at(buffer, 0));
+            let mut rung = pin!(hub_bell.read_at(buffer, 0));
             let armed = self.core.borrow_mut().arm();
-            // What arrived before the worker could know that the hub sleeps is seen by this look;
-            // what arrives later rings.
             if self.judge(armed).is_none() {
                 return Ended::Dead;
             }
-            let rung = poll_fn(|cx| {
-                match self.look(cx) {
+            // Asleep as far as the worker knows. What arrived before it could know is seen by the
+            // first look; what arrives later rings.
+            let asleep = poll_fn(|cx| {
+                match self.look(&mut caller, cx) {
                     Look::Ended(ended) => return Poll::Ready(Err(ended)),
                     Look::Busy => cx.waker().wake_by_ref(),
                     Look::Quiet => {}
                 }
-                ring.as_mut().poll(cx).map(Ok)
-            })
-            .await;
+                rung.as_mut().poll(cx).map(Ok)
+            });
+            let woken = asleep.await;
             self.core.borrow_mut().disarm();
-            match rung {
-                Ok((Ok(_), rest)) => {
-                    buffer = rest;
+            match woken {
+                Ok((Ok(_), back)) => {
+                    buffer = back;
                     self.stats.count_wake_to_hub();
                 }
                 Ok((Err(_), _)) => {
@@ -75,20 +90,11 @@ impl Lane {
         }
     }
 
-    /// Looks at the lane, turn after turn of the event loop, until there is nothing to do.
-    async fn run_while_busy(&self) -> Option<Ended> {
-        poll_fn(|cx| match self.look(cx) {
-            Look::Busy => {
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Look::Quiet => Poll::Ready(None),
-            Look::Ended(ended) => Poll::Ready(Some(ended)),
-        })
-        .await
-    }
-
-    fn look(&self, cx: &mut Context<'_>) -> Look {
+    fn look<F: Future<Output = Bell>>(
+        &self,
+        caller: &mut BellRinger<'_, F>,
+        cx: &mut Context<'_>,
+    ) -> Look {
         {
             let mut driver = self.driver.borrow_mut();
             if !driver.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
@@ -106,7 +112,15 @@ impl Lane {
         if turn.slots_returned {
             self.wake_first_in_line();
         }
-        self.publish();
+        let asleep = self.core.borrow_mut().publish();
+        match self.wake {
+            // A worker that is gone is noticed elsewhere.
+            WakeMode::Futex if asleep => {
+                let _ = futex::wake(self.memory.own_word(Word::Doorbell), 1);
+            }
+            WakeMode::Futex => {}
+            WakeMode::Eventfd => caller.proceed(asleep, cx),
+        }
         if self.is_dead() {
             Look::Ended(Ended::Dead)
         } else if self.is_drained() {
@@ -117,15 +131,53 @@ impl Lane {
             Look::Quiet
         }
     }
+}
 
-    fn publish(&self) {
-        if !self.core.borrow_mut().publish() {
-            return;
+/// The eventfd that wakes a worker, and the number that is written to it.
+type Bell = (File, Box<[u8; 8]>);
+
+async fn ring((file, one): Bell) -> Bell {
+    // A bell that cannot be rung has been rung often enough.
+    let (_, one) = file.write_at(one, 0).await;
+    (file, one)
+}
+
+/// Rings a worker's bell, one write at a time, as operations of the ring: the worker shares the open
+/// file and could make a plain write block this thread. `F` is the future of [`ring`].
+struct BellRinger<'a, F> {
+    ring: fn(Bell) -> F,
+    ringing: Pin<&'a mut Option<F>>,
+    bell: Option<Bell>,
+    due: bool,
+}
+
+impl<'a, F: Future<Output = Bell>> BellRinger<'a, F> {
+    fn new(ring: fn(Bell) -> F, ringing: Pin<&'a mut Option<F>>, file: File) -> Self {
+        let bell = Some((file, Box::new(1u64.to_ne_bytes())));
+        BellRinger {
+            ring,
+            ringing,
+            bell,
+            due: false,
         }
-        // Neither call can do harm if it fails: a worker that is gone is noticed elsewhere.
-        let _ = match self.wake {
-            WakeMode::Futex => futex::wake(self.memory.own_word(Word::Doorbell), 1).map(drop),
-            WakeMode::Eventfd => self.worker_doorbell.ring(),
-        };
+    }
+
+    /// Goes on with the write under way, and begins one if `call` or an earlier one asks for it.
+    fn proceed(&mut self, call: bool, cx: &mut Context<'_>) {
+        self.due |= call;
+        loop {
+            if let Some(ringing) = self.ringing.as_mut().as_pin_mut() {
+                let Poll::Ready(bell) = ringing.poll(cx) else {
+                    return;
+                };
+                self.ringing.set(None);
+                self.bell = Some(bell);
+            }
+            let Some(bell) = self.bell.take_if(|_| self.due) else {
+                return;
+            };
+            self.due = false;
+            self.ringing.set(Some((self.ring)(bell)));
+        }
     }
 }

@@ -24,7 +24,6 @@ use crate::gateway::stats::LaneStats;
 use crate::shm::descriptor::{ABORT, Run};
 use crate::shm::layout::{Geometry, Phase};
 use crate::shm::region::{HubSide, LaneMemory, Slots};
-use crate::sys::eventfd::EventFd;
 
 /// Everything the control plane hands to a shard for a new lane.
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub struct LaneParts {
     /// The worker writes to it to wake this shard.
     pub hub_doorbell: OwnedFd,
     /// This shard writes to it to wake a worker that polls.
-    pub worker_doorbell: EventFd,
+    pub worker_doorbell: OwnedFd,
     /// How the worker wants to be woken.
     pub wake: WakeMode,
 }
@@ -53,7 +52,6 @@ pub struct Lane {
     memory: Arc<LaneMemory<HubSide>>,
     stats: Arc<LaneStats>,
     wake: WakeMode,
-    worker_doorbell: EventFd,
     driver: RefCell<Option<Waker>>,
     /// Tasks that wait for slots, first come first served.
     queue: RefCell<VecDeque<(u64, Waker)>>,
@@ -65,8 +63,12 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane and the eventfd its [driver](Lane::drive) waits on.
-    pub fn new(parts: LaneParts, clock: Rc<Clock>, timeout_ms: u64) -> (Rc<Lane>, OwnedFd) {
+    /// A lane, and the eventfds for its [driver](Lane::drive): the hub's and the worker's.
+    pub fn new(
+        parts: LaneParts,
+        clock: Rc<Clock>,
+        timeout_ms: u64,
+    ) -> (Rc<Lane>, OwnedFd, OwnedFd) {
         let core = LaneCore::new(parts.memory.clone(), parts.stats.clone(), timeout_ms);
         let lane = Lane {
             name: parts.name,
@@ -76,7 +78,6 @@ impl Lane {
             memory: parts.memory,
             stats: parts.stats,
             wake: parts.wake,
-            worker_doorbell: parts.worker_doorbell,
             driver: RefCell::new(None),
             queue: RefCell::new(VecDeque::new()),
             next_ticket: Cell::new(0),
@@ -84,7 +85,7 @@ impl Lane {
             violation: Cell::new(None),
             draining: Cell::new(false),
         };
-        (Rc::new(lane), parts.hub_doorbell)
+        (Rc::new(lane), parts.hub_doorbell, parts.worker_doorbell)
     }
 
     /// The worker's name.
