@@ -263,6 +263,29 @@ fn many_transfers_share_a_small_lane() {
     hub.wait_idle();
 }
 
+/// Uploads that wait for a thread of the worker must not take the memory that those who have one
+/// need to finish.
+#[test]
+fn more_large_uploads_than_threads_all_finish() {
+    let hub = HubOptions::new().args(["--shards", "1"]).start();
+    let _worker = hub.worker_with("demo", &["--threads", "2"]);
+    std::thread::scope(|scope| {
+        for index in 0..24 {
+            let hub = &hub;
+            scope.spawn(move || {
+                let length = 3 * MIB + index;
+                let mut client = hub.connect();
+                client.send(format!(
+                    "POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n"
+                ));
+                send_pattern(client.writer(), length);
+                assert_eq!(client.answer().text(), length.to_string());
+            });
+        }
+    });
+    hub.wait_idle();
+}
+
 /// A transfer whose client does not read must not keep the worker from other clients.
 #[test]
 fn a_client_that_does_not_read_holds_up_nobody() {
