@@ -278,55 +278,69 @@ fn help_and_version_are_there() {
     );
 }
 
-#[test]
-fn a_start_that_fails_says_why() {
-    let hub = Hub::start();
-    // The port is taken.
-    let port = hub.address.port().to_string();
+/// Starts a hub that must fail, and returns what it says.
+fn failed_start(args: &[&str]) -> String {
     let dir = ScratchDir::new();
     let mut command = slotway(&dir);
-    command.args(["serve", "--port", &port, "--socket"]);
-    command.arg(dir.path().join("other.sock"));
-    let mut process = Process::start("a hub on a taken port", command);
-    assert_eq!(process.wait().code(), Some(1), "{}", process.stderr.text());
+    command.arg("serve").args(args);
+    let mut process = Process::start(format!("slotway serve {}", args.join(" ")), command);
+    let status = process.wait();
     process.stderr.wait_closed();
-    assert!(process.stderr.contains(&port), "{}", process.stderr.text());
+    let stderr = process.stderr.text();
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    stderr
+}
 
-    // The attach socket is another hub's.
-    let mut command = slotway(&dir);
-    command
-        .args(["serve", "--port", "0", "--socket"])
-        .arg(&hub.socket);
-    let mut process = Process::start("a hub on a taken socket", command);
-    assert_eq!(process.wait().code(), Some(1), "{}", process.stderr.text());
-    process.stderr.wait_closed();
-    let path = hub.socket.to_str().unwrap();
-    assert!(process.stderr.contains(path), "{}", process.stderr.text());
-    assert_eq!(
-        hub.get("/health").status,
-        200,
-        "the first one is not disturbed"
-    );
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let hub = Hub::start();
+    let port = hub.address.port().to_string();
+    let stderr = failed_start(&["--port", &port]);
+    assert!(stderr.contains(&port), "{stderr}");
+    assert_eq!(hub.get("/health").status, 200);
+    // So is one that another program has.
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    let stderr = failed_start(&["--port", &port]);
+    assert!(stderr.contains(&port), "{stderr}");
+}
+
+#[test]
+fn a_socket_that_is_taken_is_named_and_left_alone() {
+    let dir = ScratchDir::new();
+    let front = dir.path().join("front.sock");
+    let listen = format!("unix:{}", front.display());
+    let hub = HubOptions::new().args(["--listen", &listen]).start();
+    let socket = hub.socket.to_str().unwrap();
+    let stderr = failed_start(&["--port", "0", "--socket", socket]);
+    assert!(stderr.contains(socket), "{stderr}");
+    let stderr = failed_start(&["--port", "0", "--listen", &listen]);
+    assert!(stderr.contains(front.to_str().unwrap()), "{stderr}");
+    // The first hub is not disturbed.
     let _worker = hub.worker();
+    assert_eq!(Client::unix(&front).get("/hello").status, 200);
+}
 
-    // A file is in the way. It is not ours to remove.
+#[test]
+fn a_file_in_the_way_of_a_socket_is_not_removed() {
+    let dir = ScratchDir::new();
     let file = dir.path().join("file");
     std::fs::write(&file, "precious").unwrap();
-    for option in ["--socket", "--listen"] {
-        let mut command = slotway(&dir);
-        let value = match option {
-            "--socket" => file.display().to_string(),
-            _ => format!("unix:{}", file.display()),
-        };
-        command.args(["serve", "--port", "0", option, &value]);
-        let mut process = Process::start("a hub on a file", command);
-        assert_eq!(process.wait().code(), Some(1), "{}", process.stderr.text());
+    let path = file.to_str().unwrap();
+    for (option, value) in [
+        ("--socket", path.to_string()),
+        ("--listen", format!("unix:{path}")),
+    ] {
+        let stderr = failed_start(&["--port", "0", option, &value]);
+        assert!(stderr.contains(path), "{option}: {stderr}");
         assert_eq!(std::fs::read(&file).unwrap(), b"precious");
     }
-    let (code, _, stderr) = run(
-        &["demo-worker", "--socket", "/nonexistent/hub.sock", "--once"],
-        &[],
-    );
+}
+
+#[test]
+fn a_worker_without_a_hub_says_so() {
+    let args = ["demo-worker", "--socket", "/nonexistent/hub.sock", "--once"];
+    let (code, _, stderr) = run(&args, &[]);
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.contains("/nonexistent/hub.sock"), "{stderr}");
 }

@@ -366,7 +366,11 @@ fn chunked_uploads_in_every_shape() {
     let head =
         "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Type: x/y\r\nTransfer-Encoding: chunked\r\n\r\n";
     let mut client = hub.connect();
-    for body in ["0\r\n\r\n", "00000\r\n\r\n", "0;last\r\nX-Trailer: x\r\n\r\n"] {
+    for body in [
+        "0\r\n\r\n",
+        "00000\r\n\r\n",
+        "0;last\r\nX-Trailer: x\r\n\r\n",
+    ] {
         client.send(format!("{head}{body}"));
         let answer = client.answer();
         assert_eq!((answer.status, answer.body.len()), (200, 0), "{body:?}");

@@ -407,7 +407,9 @@ fn a_handler_learns_that_its_client_has_gone() {
         } else {
             drop(client);
         }
-        wait_until(&format!("the handler notices, round {round}"), || count() == round);
+        wait_until(&format!("the handler notices, round {round}"), || {
+            count() == round
+        });
         hub.wait_idle();
     }
 }
