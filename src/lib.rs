@@ -6,7 +6,10 @@
 
 #[cfg(all(feature = "gateway", feature = "tokio", not(loom)))]
 pub mod cli;
+#[cfg(not(loom))]
 pub mod control;
+#[cfg(all(test, not(loom)))]
+mod corpus;
 #[cfg(all(feature = "gateway", not(loom)))]
 pub mod gateway;
 #[cfg(feature = "gateway")]

@@ -73,7 +73,8 @@ pub struct ServeArgs {
     #[arg(long)]
     instrumentation: bool,
 
-    /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off.
+    /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off. The
+    /// hub does not own event streams yet, so for now this is only checked and kept.
     #[arg(long, default_value_t = 5000, value_name = "MS")]
     sse_sweep_interval_ms: u64,
 

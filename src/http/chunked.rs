@@ -443,5 +443,7 @@ fn is_forbidden_trailer(name: &[u8]) -> bool {
         .any(|forbidden| forbidden.as_bytes() == name)
 }
 
+#[cfg(any(test, fuzzing))]
+pub mod naive;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,8 @@ pub mod chunked;
 pub mod date;
 pub mod fault;
 mod grammar;
+#[cfg(any(test, fuzzing))]
+pub mod naive;
 pub mod problem;
 pub mod request;
 pub mod response;

@@ -151,8 +151,13 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     for address in &config.tcp {
         // The first shard's listener settles the port that the others join.
         let mut address = *address;
+        if address.port() != 0 {
+            // Shared as the port is to be, another hub's would be joined without a word. A listener
+            // that shares with nobody finds out.
+            drop(listen_tcp(address, false)?);
+        }
         for shard in &mut listeners {
-            let listener = listen_tcp(address)?;
+            let listener = listen_tcp(address, true)?;
             address =
                 local_addr(&listener).map_err(|e| StartError::Listen(address.to_string(), e))?;
             shard.push(listener);
@@ -272,8 +277,8 @@ fn spawn<T: Send + 'static>(
     thread.map_err(|e| StartError::System("a thread", e))
 }
 
-fn listen_tcp(address: SocketAddr) -> Result<OwnedFd, StartError> {
-    tcp_listener(address, true, LISTEN_BACKLOG)
+fn listen_tcp(address: SocketAddr, shared: bool) -> Result<OwnedFd, StartError> {
+    tcp_listener(address, shared, LISTEN_BACKLOG)
         .map_err(|e| StartError::Listen(format!("http://{address}"), e))
 }
 

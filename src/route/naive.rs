@@ -290,6 +290,11 @@ mod tests {
     }
 
     #[test]
+    fn the_fuzz_corpus_passes() {
+        crate::corpus::replay("route_match", check);
+    }
+
+    #[test]
     fn generated_requests_reach_every_outcome() {
         let mut state = 1;
         let (mut found, mut not_allowed, mut not_found) = (0, 0, 0);

@@ -63,13 +63,48 @@ impl Sleeper {
     }
 }
 
-/// After publishing: whether the hub has asked for a wake that nobody has given yet.
+/// After publishing: whether the hub has asked for a wake that nobody has given yet. The caller that
+/// gets `true` rings, and nobody else does.
 ///
 /// `last_rung` is private to the worker and shared by its threads: each arm number is answered by
-/// one call, however many threads publish.
+/// one ring, however many threads publish and however late one of them gets here.
 pub fn should_ring(armed: &AtomicU32, last_rung: &AtomicU32) -> bool {
     // SYNC POINT hub-sleep: pairs with the fence in `Sleeper::arm`.
     fence(Ordering::SeqCst);
+    // SYNC POINT last-rung: an arm number that another thread has answered is acquired before
+    // `armed` is loaded, so the load finds that number or a later one, and `last_rung` only ever
+    // grows: a thread that was held up cannot put an older number back and have the next publisher
+    // ring a second time.
+    let rung = last_rung.load(Ordering::Acquire);
     let arm = armed.load(Ordering::Relaxed);
-    arm != 0 && last_rung.swap(arm, Ordering::AcqRel) != arm
+    // Who finds the number answered, or loses the exchange, need not ring. Either the winner has
+    // answered this very number; or the hub fenced for a later arm after this thread's fence, and
+    // sees in its last look what this thread has published; or the winner answers an older number
+    // while the hub sleeps under this one, which wakes it as well.
+    arm != 0
+        && arm != rung
+        && last_rung
+            .compare_exchange(rung, arm, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+}
+
+/// The owner of `starved` waits for slots to come back. It must look at its inbound ring once more
+/// before it sleeps on that.
+pub fn starve(starved: &AtomicU32) {
+    starved.store(1, Ordering::Relaxed);
+    // SYNC POINT starved: pairs with the fence in `is_starved`.
+    fence(Ordering::SeqCst);
+}
+
+/// The counterpart of [`starve`]: returned slots are worth no wake any more.
+pub fn sate(starved: &AtomicU32) {
+    starved.store(0, Ordering::Relaxed);
+}
+
+/// After publishing a return: whether the other side waits for it and must be woken by the means of
+/// its direction, [`Caller::call`] or [`should_ring`].
+pub fn is_starved(starved: &AtomicU32) -> bool {
+    // SYNC POINT starved: pairs with the fence in `starve`.
+    fence(Ordering::SeqCst);
+    starved.load(Ordering::Relaxed) != 0
 }

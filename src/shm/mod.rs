@@ -4,6 +4,8 @@
 pub mod arena;
 pub mod atomics;
 pub mod codec;
+#[cfg(any(test, fuzzing))]
+pub mod codec_check;
 pub mod descriptor;
 pub mod doorbell;
 pub mod layout;

@@ -53,6 +53,16 @@ pub struct Producer {
 }
 
 impl Producer {
+    /// A producer whose index has come this far, so that a test need not count to 2³² to see it wrap.
+    #[cfg(any(test, loom))]
+    pub fn starting_at(index: u32) -> Producer {
+        Producer {
+            tail: index,
+            published: index,
+            head_seen: index,
+        }
+    }
+
     /// Queues a descriptor. The consumer sees it after [`Producer::publish`].
     ///
     /// # Errors
@@ -95,12 +105,24 @@ impl Producer {
 /// The consuming end of a ring.
 #[derive(Debug, Default)]
 pub struct Consumer {
+    /// Entries taken so far; runs ahead of what is released.
     head: u32,
+    /// The producer's index as last seen; refreshed only when the ring looks empty.
     tail_seen: u32,
     released: u32,
 }
 
 impl Consumer {
+    /// The counterpart of [`Producer::starting_at`].
+    #[cfg(any(test, loom))]
+    pub fn starting_at(index: u32) -> Consumer {
+        Consumer {
+            head: index,
+            tail_seen: index,
+            released: index,
+        }
+    }
+
     /// Takes the next descriptor, if one is published.
     ///
     /// # Errors
@@ -141,6 +163,137 @@ impl Consumer {
             // SYNC POINT entry-reuse: pairs with the acquire in `Producer::push`.
             ring.head().store(self.head, Ordering::Release);
             self.released = self.head;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    const ENTRIES: u32 = 4;
+
+    /// A ring in ordinary memory, whose indices stand where the test wants them.
+    struct TestRing {
+        tail: AtomicU32,
+        head: AtomicU32,
+        entries: RefCell<[Descriptor; ENTRIES as usize]>,
+    }
+
+    impl TestRing {
+        fn starting_at(index: u32) -> TestRing {
+            TestRing {
+                tail: AtomicU32::new(index),
+                head: AtomicU32::new(index),
+                entries: RefCell::default(),
+            }
+        }
+    }
+
+    impl RingIndices for TestRing {
+        fn tail(&self) -> &AtomicU32 {
+            &self.tail
+        }
+        fn head(&self) -> &AtomicU32 {
+            &self.head
+        }
+        fn entries(&self) -> u32 {
+            ENTRIES
+        }
+    }
+
+    impl WriteRing for TestRing {
+        fn write(&self, index: u32, descriptor: Descriptor) {
+            self.entries.borrow_mut()[(index % ENTRIES) as usize] = descriptor;
+        }
+    }
+
+    impl ReadRing for TestRing {
+        fn read(&self, index: u32) -> Descriptor {
+            self.entries.borrow()[(index % ENTRIES) as usize]
+        }
+    }
+
+    fn numbered(number: u32) -> Descriptor {
+        Descriptor {
+            generation: number,
+            ..Descriptor::default()
+        }
+    }
+
+    #[test]
+    fn descriptors_come_in_order_past_the_wrap_of_the_indices() {
+        let start = u32::MAX - 5;
+        let ring = TestRing::starting_at(start);
+        let mut producer = Producer::starting_at(start);
+        let mut consumer = Consumer::starting_at(start);
+        let (mut sent, mut taken) = (0, 0);
+        for round in 0..40 {
+            for _ in 0..=round % ENTRIES {
+                producer.push(&ring, numbered(sent)).unwrap();
+                sent += 1;
+            }
+            assert_eq!(consumer.pop(&ring), Ok(None), "not published yet");
+            assert_eq!(producer.unpublished(), round % ENTRIES + 1);
+            assert_eq!(producer.publish(&ring), round % ENTRIES + 1);
+            while let Some(d) = consumer.pop(&ring).unwrap() {
+                assert_eq!(d, numbered(taken));
+                taken += 1;
+                assert_eq!(consumer.seen(), sent - taken);
+            }
+            assert_eq!(taken, sent);
+            consumer.release(&ring);
+        }
+    }
+
+    #[test]
+    fn a_full_ring_takes_more_only_after_a_release() {
+        let start = u32::MAX - 1;
+        let ring = TestRing::starting_at(start);
+        let mut producer = Producer::starting_at(start);
+        let mut consumer = Consumer::starting_at(start);
+        for number in 0..ENTRIES {
+            producer.push(&ring, numbered(number)).unwrap();
+        }
+        producer.publish(&ring);
+        assert_eq!(producer.push(&ring, numbered(9)), Err(PushError::Full));
+        assert_eq!(consumer.pop(&ring), Ok(Some(numbered(0))));
+        assert_eq!(producer.push(&ring, numbered(9)), Err(PushError::Full));
+        consumer.release(&ring);
+        assert_eq!(producer.push(&ring, numbered(9)), Ok(()));
+        assert_eq!(producer.push(&ring, numbered(9)), Err(PushError::Full));
+    }
+
+    #[test]
+    fn indices_that_cannot_be_true_are_refused() {
+        for start in [0, u32::MAX - 1, 1 << 31] {
+            let ring = TestRing::starting_at(start);
+            let mut consumer = Consumer::starting_at(start);
+            for tail in [ENTRIES + 1, u32::MAX, 1 << 31] {
+                ring.tail.store(start.wrapping_add(tail), Ordering::Relaxed);
+                assert_eq!(consumer.pop(&ring), Err(BadIndex), "{tail} from {start}");
+            }
+            ring.tail.store(start.wrapping_add(3), Ordering::Relaxed);
+            assert!(consumer.pop(&ring).unwrap().is_some());
+            ring.tail.store(start.wrapping_add(2), Ordering::Relaxed);
+            assert_eq!(consumer.refresh(&ring), Err(BadIndex), "it moved backwards");
+
+            let ring = TestRing::starting_at(start);
+            let mut producer = Producer::starting_at(start);
+            for number in 0..ENTRIES {
+                producer.push(&ring, numbered(number)).unwrap();
+            }
+            producer.publish(&ring);
+            for head in [u32::MAX, ENTRIES + 1, 1 << 31] {
+                ring.head.store(start.wrapping_add(head), Ordering::Relaxed);
+                assert_eq!(
+                    producer.push(&ring, numbered(9)),
+                    Err(PushError::BadIndex),
+                    "{head} from {start}"
+                );
+            }
         }
     }
 }

@@ -10,11 +10,10 @@ use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::gateway::stats::LaneStats;
 use crate::shm::arena::SlotMap;
-use crate::shm::atomics::fence;
 use crate::shm::descriptor::{
     CLIENT_LEFT, Completion, Descriptor, END, Run, Submission, UNKNOWN_LENGTH,
 };
-use crate::shm::doorbell::{Caller, Sleeper};
+use crate::shm::doorbell::{Caller, Sleeper, is_starved, sate, starve};
 use crate::shm::layout::{Phase, body_offset};
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots, Word};
 use crate::shm::ring::{Consumer, Producer, PushError};
@@ -414,9 +413,7 @@ impl LaneCore {
             ..Descriptor::default()
         })?;
         self.submissions.publish(&self.memory.outbound());
-        // SYNC POINT starved: the worker sets its word, fences, and looks at the ring once more.
-        fence(Ordering::SeqCst);
-        let starved = self.memory.peer_word(Word::Starved).load(Ordering::Relaxed) != 0;
+        let starved = is_starved(self.memory.peer_word(Word::Starved));
         self.call_due |= starved;
         Ok(starved)
     }
@@ -517,11 +514,12 @@ impl LaneCore {
 
     /// Says whether the hub waits for slots, so that a return is worth a wake.
     pub fn set_starved(&mut self, starved: bool) {
-        self.memory
-            .own_word(Word::Starved)
-            .store(starved as u32, Ordering::Relaxed);
-        // SYNC POINT starved: pairs with the fence of a worker that has published a return.
-        fence(Ordering::SeqCst);
+        let word = self.memory.own_word(Word::Starved);
+        if starved {
+            starve(word);
+        } else {
+            sate(word);
+        }
     }
 
     /// Asks for a sign of life. Returns whether the one before is still unanswered.

@@ -187,9 +187,14 @@ impl Lane {
         self.draining.get() && self.core.borrow().in_flight() == 0
     }
 
-    /// Fails what is overdue at `now_ms`, and has everybody in line for slots look at the time.
+    /// Fails what is overdue at `now_ms`, has everybody in line for slots look at the time, and the
+    /// driver at the ring.
     pub fn tick(&self, now_ms: u64) {
         self.core.borrow_mut().expire(now_ms);
+        if self.is_busy() {
+            // A return does not ring: one that came behind the last answer is found here.
+            self.wake_driver();
+        }
         for (_, waker) in self.queue.borrow().iter() {
             waker.wake_by_ref();
         }
