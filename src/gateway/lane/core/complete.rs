@@ -122,7 +122,7 @@ impl LaneCore {
         let body_at = body_offset(head_len);
         let size = d.slots as usize * geometry.slot_size();
         if (head_len > 0) != first
-            || body_at > size.max(head_len)
+            || head_len > size
             || body_len > size.saturating_sub(body_at)
         {
             return Err(Violation::BadFrame);

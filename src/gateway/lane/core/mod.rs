@@ -4,6 +4,8 @@
 mod complete;
 mod exchange;
 mod submit;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,0 +1,27 @@
+//! One test for each way in which the hub's end of a lane once went wrong. None depends on chance.
+
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+
+use super::*;
+use crate::gateway::lane::Failure;
+use crate::shm::descriptor::{ABORT, Run, Submission};
+use crate::shm::region::Word;
+
+#[test]
+fn a_head_that_reaches_past_its_frame_is_refused() {
+    for (slots, head_len) in [(1, 2 * SLOT), (0, 64), (1, SLOT + 64)] {
+        let (mut core, mut worker) = lane(16);
+        let id = ask(&mut core, END, u64::MAX);
+        worker.send(Descriptor {
+            slots,
+            head_len,
+            ..answer(Completion::Response, id, 0, END)
+        });
+        assert_eq!(
+            look(&mut core, 0),
+            Err(Violation::BadFrame),
+            "{slots} {head_len}"
+        );
+    }
+}
