@@ -123,6 +123,8 @@ impl LaneCore {
         let size = d.slots as usize * geometry.slot_size();
         if (head_len > 0) != first
             || head_len > size
+            // Only slots bound how many frames can queue up here; the end comes but once.
+            || (d.slots == 0 && !d.is_end())
             || body_len > size.saturating_sub(body_at)
         {
             return Err(Violation::BadFrame);
@@ -158,13 +160,10 @@ impl LaneCore {
                 generation: d.generation,
             };
         }
-        exchange.deadline_ms = match d.slots {
-            0 if exchange.complete => self.now_ms + self.timeout_ms,
-            _ => u64::MAX,
-        };
+        // The hub has a frame of it now, or has heard its last word.
+        exchange.deadline_ms = u64::MAX;
         if d.is_end() {
             exchange.stage = Stage::Ended;
-            exchange.deadline_ms = u64::MAX;
         }
         if exchange.abandoned {
             self.return_frame(d.run())?;

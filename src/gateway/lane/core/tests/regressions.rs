@@ -25,3 +25,15 @@ fn a_head_that_reaches_past_its_frame_is_refused() {
         );
     }
 }
+
+#[test]
+fn frames_without_slots_cannot_pile_up() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, END, u64::MAX);
+    worker.send(answer(Completion::Response, id, 0, 0));
+    worker.send(Descriptor {
+        flags: 0,
+        ..last_word(id)
+    });
+    assert_eq!(look(&mut core, 0), Err(Violation::BadFrame));
+}
