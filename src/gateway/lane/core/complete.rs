@@ -9,7 +9,7 @@ use super::exchange::{ExchangeId, Failure, Frame, Stage, keep_waker};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::shm::atomics::fence;
-use crate::shm::descriptor::{Completion, Descriptor, UNKNOWN_LENGTH};
+use crate::shm::descriptor::{Completion, Descriptor, Run, UNKNOWN_LENGTH};
 use crate::shm::layout::body_offset;
 use crate::shm::region::Word;
 
@@ -171,7 +171,10 @@ impl LaneCore {
             return Ok(());
         }
         exchange.frames.push_back(Frame {
-            run: d.run(),
+            run: match d.slots {
+                0 => Run::default(),
+                _ => d.run(),
+            },
             head_len,
             body_at,
             body_len,

@@ -37,3 +37,19 @@ fn frames_without_slots_cannot_pile_up() {
     });
     assert_eq!(look(&mut core, 0), Err(Violation::BadFrame));
 }
+
+#[test]
+fn a_last_word_without_slots_stands_nowhere() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, END, u64::MAX);
+    worker.send(answer(Completion::Response, id, 0, 0));
+    worker.send(Descriptor {
+        first: u32::MAX,
+        ..last_word(id)
+    });
+    look(&mut core, 0).unwrap();
+    next_frame(&mut core, id);
+    let last = next_frame(&mut core, id);
+    assert!(last.end);
+    assert_eq!(last.run, Run::default());
+}
