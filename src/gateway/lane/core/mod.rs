@@ -181,6 +181,9 @@ impl LaneCore {
 
     /// Fails every exchange that is overdue at `now_ms`. Returns how many that were.
     pub fn expire(&mut self, now_ms: u64) -> usize {
+        // Nobody looks at the ring while a slow client is served; deadlines that begin when it is
+        // done are counted from here.
+        self.now_ms = now_ms;
         let overdue = self
             .exchanges
             .iter_mut()

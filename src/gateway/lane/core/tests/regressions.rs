@@ -53,3 +53,16 @@ fn a_last_word_without_slots_stands_nowhere() {
     assert!(last.end);
     assert_eq!(last.run, Run::default());
 }
+
+#[test]
+fn a_worker_has_its_whole_time_after_a_slow_client() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, END, TIMEOUT_MS);
+    worker.send(answer(Completion::Response, id, 0, 0));
+    look(&mut core, 0).unwrap();
+    let frame = next_frame(&mut core, id);
+    assert_eq!(core.expire(50_000), 0, "the hub holds a frame");
+    core.return_frame(frame.run).unwrap();
+    assert_eq!(core.expire(50_000 + TIMEOUT_MS - 1), 0);
+    assert_eq!(core.expire(50_000 + TIMEOUT_MS), 1);
+}
