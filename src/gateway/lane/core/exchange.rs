@@ -100,6 +100,16 @@ impl Exchange {
         }
     }
 
+    /// The worker is late from `deadline_ms` on, unless it may be waiting for the hub, or nobody
+    /// waits for it.
+    pub(super) fn expect_word_by(&mut self, deadline_ms: u64) {
+        self.deadline_ms = if self.held == 0 && !self.abandoned {
+            deadline_ms
+        } else {
+            u64::MAX
+        };
+    }
+
     pub(super) fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -59,7 +59,7 @@ impl LaneCore {
         }
         exchange.lent += 1;
         exchange.complete = frame.flags & END != 0;
-        exchange.deadline_ms = deadline_ms;
+        exchange.expect_word_by(deadline_ms);
         self.stats.mark(slots.run(), SlotState::Ready);
         let run = Arena::lend(slots);
         self.lent[run.first as usize] = (id.index, run.slots);
@@ -104,7 +104,7 @@ impl LaneCore {
             return Ok(());
         }
         exchange.complete = true;
-        exchange.deadline_ms = deadline_ms;
+        exchange.expect_word_by(deadline_ms);
         self.push(Descriptor {
             kind: Submission::Body as u8,
             flags: END | abort,
@@ -151,8 +151,8 @@ impl LaneCore {
         let id = self.held_for[run.first as usize];
         if let Some(exchange) = self.get_mut(id) {
             exchange.held = exchange.held.saturating_sub(1);
-            if exchange.stage == Stage::Responding && exchange.complete && exchange.held == 0 {
-                exchange.deadline_ms = now_ms + timeout_ms;
+            if exchange.stage == Stage::Responding && exchange.complete {
+                exchange.expect_word_by(now_ms + timeout_ms);
             }
         }
         self.push(Descriptor {

@@ -66,3 +66,30 @@ fn a_worker_has_its_whole_time_after_a_slow_client() {
     assert_eq!(core.expire(50_000 + TIMEOUT_MS - 1), 0);
     assert_eq!(core.expire(50_000 + TIMEOUT_MS), 1);
 }
+
+#[test]
+fn the_end_of_an_upload_sets_no_deadline_while_the_hub_holds_frames() {
+    for with_frame in [false, true] {
+        let (mut core, mut worker) = lane(16);
+        let id = ask(&mut core, 0, u64::MAX);
+        worker.send(answer(Completion::Response, id, 0, 0));
+        look(&mut core, 0).unwrap();
+        if with_frame {
+            let slots = core.allocate(1).unwrap();
+            let frame = RequestFrame {
+                head_len: 0,
+                body_len: 1,
+                total: None,
+                flags: END,
+            };
+            core.submit(id, slots, frame, TIMEOUT_MS).unwrap();
+        } else {
+            core.end_body(id, 0, TIMEOUT_MS).unwrap();
+        }
+        assert_eq!(core.expire(5 * TIMEOUT_MS), 0);
+        let frame = next_frame(&mut core, id);
+        core.return_frame(frame.run).unwrap();
+        assert_eq!(core.expire(6 * TIMEOUT_MS - 1), 0);
+        assert_eq!(core.expire(6 * TIMEOUT_MS), 1);
+    }
+}
