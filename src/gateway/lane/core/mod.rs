@@ -151,13 +151,14 @@ impl LaneCore {
     }
 
     /// The waiting side is done with an exchange: answered, given up, or never submitted. Frames
-    /// nobody took go back, and what the worker still has to say is not listened to.
+    /// nobody took go back, and what the worker still has to say is not listened to. Returns whether
+    /// the worker is to be called.
     ///
     /// # Errors
     /// The worker does not read its ring.
-    pub fn finish(&mut self, id: ExchangeId) -> Result<(), Violation> {
+    pub fn finish(&mut self, id: ExchangeId) -> Result<bool, Violation> {
         let Some(exchange) = self.get_mut(id) else {
-            return Ok(());
+            return Ok(false);
         };
         exchange.abandoned = true;
         exchange.waker = None;
@@ -172,11 +173,12 @@ impl LaneCore {
                 .cancel_word(id.index)
                 .store(id.generation, Ordering::Release);
         }
+        let mut call = false;
         for frame in &frames {
-            self.return_frame(frame.run)?;
+            call |= self.return_frame(frame.run)?;
         }
         self.free_if_done(id.index);
-        Ok(())
+        Ok(call)
     }
 
     /// Fails every exchange that is overdue at `now_ms`. Returns how many that were.

@@ -93,3 +93,16 @@ fn the_end_of_an_upload_sets_no_deadline_while_the_hub_holds_frames() {
         assert_eq!(core.expire(6 * TIMEOUT_MS), 1);
     }
 }
+
+#[test]
+fn a_starving_worker_is_called_when_an_exchange_is_dropped() {
+    for starved in [0, 1] {
+        let (mut core, mut worker) = lane(16);
+        let id = ask(&mut core, END, u64::MAX);
+        worker.send(answer(Completion::Response, id, 0, 0));
+        look(&mut core, 0).unwrap();
+        let word = worker.memory.own_word(Word::Starved);
+        word.store(starved, Ordering::Relaxed);
+        assert_eq!(core.finish(id), Ok(starved != 0));
+    }
+}
