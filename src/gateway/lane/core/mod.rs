@@ -18,6 +18,7 @@ use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::gateway::stats::LaneStats;
 use crate::shm::arena::SlotMap;
+use crate::shm::descriptor::ABORT;
 use crate::shm::doorbell::{Caller, Sleeper};
 use crate::shm::layout::Phase;
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots};
@@ -151,8 +152,8 @@ impl LaneCore {
     }
 
     /// The waiting side is done with an exchange: answered, given up, or never submitted. Frames
-    /// nobody took go back, and what the worker still has to say is not listened to. Returns whether
-    /// the worker is to be called.
+    /// nobody took go back, a request body that is not complete is given up, and what the worker
+    /// still has to say is not listened to. Returns whether the worker is to be called.
     ///
     /// # Errors
     /// The worker does not read its ring.
@@ -173,7 +174,10 @@ impl LaneCore {
                 .cancel_word(id.index)
                 .store(id.generation, Ordering::Release);
         }
-        let mut call = false;
+        let mut call = unanswered && self.is_uploading(id) && !self.dead;
+        if call {
+            self.end_body(id, ABORT, u64::MAX)?;
+        }
         for frame in &frames {
             call |= self.return_frame(frame.run)?;
         }

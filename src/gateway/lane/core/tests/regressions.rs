@@ -106,3 +106,20 @@ fn a_starving_worker_is_called_when_an_exchange_is_dropped() {
         assert_eq!(core.finish(id), Ok(starved != 0));
     }
 }
+
+#[test]
+fn an_upload_that_is_dropped_ends_for_the_worker() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, 0, u64::MAX);
+    assert_eq!(core.finish(id), Ok(true), "the worker is to be called");
+    core.publish();
+    let request = worker.take().unwrap();
+    let end = worker.take().expect("a last word about the body");
+    assert_eq!(end.kind, Submission::Body as u8);
+    assert_eq!((end.flags, end.slots), (END | ABORT, 0));
+    assert_eq!(worker.take(), None);
+    worker.send(give_back(&request));
+    worker.send(answer(Completion::Response, id, 0, END));
+    look(&mut core, 0).unwrap();
+    assert_eq!(core.in_use(), 0);
+}
