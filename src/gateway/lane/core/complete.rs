@@ -18,8 +18,8 @@ use crate::shm::region::Word;
 pub struct Turn {
     /// Completions taken.
     pub taken: usize,
-    /// Whether request slots came back.
-    pub slots_returned: bool,
+    /// Whether request slots, or the number of an exchange, can be used again.
+    pub room_made: bool,
 }
 
 impl LaneCore {
@@ -30,6 +30,7 @@ impl LaneCore {
     pub fn take_completions(&mut self, limit: usize, now_ms: u64) -> Result<Turn, Violation> {
         self.now_ms = now_ms;
         let mut turn = Turn::default();
+        let in_use = self.in_use();
         while turn.taken < limit && !self.dead {
             let next = self.completions.pop(&self.memory.inbound());
             let Some(d) = next.map_err(|_| Violation::RingIndex)? else {
@@ -41,7 +42,7 @@ impl LaneCore {
                 Completion::Body => self.on_frame(&d, false)?,
                 Completion::Return => {
                     self.on_return(&d)?;
-                    turn.slots_returned = true;
+                    turn.room_made = true;
                 }
                 Completion::Pong => match self.ping.take() {
                     Some(number) if number == d.generation => {}
@@ -49,6 +50,7 @@ impl LaneCore {
                 },
             }
         }
+        turn.room_made |= self.in_use() < in_use;
         if turn.taken > 0 {
             self.completions.release(&self.memory.inbound());
         }

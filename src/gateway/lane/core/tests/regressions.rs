@@ -123,3 +123,17 @@ fn an_upload_that_is_dropped_ends_for_the_worker() {
     look(&mut core, 0).unwrap();
     assert_eq!(core.in_use(), 0);
 }
+
+#[test]
+fn the_number_of_an_exchange_counts_as_room() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, END, u64::MAX);
+    core.publish();
+    let request = worker.take().unwrap();
+    worker.send(give_back(&request));
+    assert!(look(&mut core, 0).unwrap().room_made, "slots");
+    core.finish(id).unwrap();
+    assert!(!look(&mut core, 0).unwrap().room_made);
+    worker.send(answer(Completion::Response, id, 0, END));
+    assert!(look(&mut core, 0).unwrap().room_made, "an exchange");
+}
