@@ -18,7 +18,7 @@ use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::gateway::stats::LaneStats;
 use crate::shm::arena::SlotMap;
-use crate::shm::descriptor::ABORT;
+use crate::shm::descriptor::{ABORT, Descriptor};
 use crate::shm::doorbell::{Caller, Sleeper};
 use crate::shm::layout::Phase;
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots};
@@ -35,6 +35,8 @@ pub struct LaneCore {
     sleeper: Sleeper,
     /// Something was published that a sleeping worker must be told of.
     call_due: bool,
+    /// A descriptor that the ring had no room for because of a ping in it.
+    spilled: Option<Descriptor>,
     arena: Arena,
     /// By first slot: the exchange a run was lent for, and its length; zero slots: not lent.
     lent: Box<[(u32, u32)]>,
@@ -67,6 +69,7 @@ impl LaneCore {
             caller: Caller::default(),
             sleeper: Sleeper::default(),
             call_due: false,
+            spilled: None,
             arena: Arena::new(slots),
             lent: vec![(0, 0); slots as usize].into(),
             held: SlotMap::new(slots),

@@ -202,6 +202,12 @@ impl LaneCore {
 
     /// Shows the worker what was submitted. Returns whether it sleeps and must be woken.
     pub fn publish(&mut self) -> bool {
+        if let Some(d) = self.spilled
+            && self.submissions.push(&self.memory.outbound(), d).is_ok()
+        {
+            self.spilled = None;
+            self.call_due = true;
+        }
         self.submissions.publish(&self.memory.outbound());
         if !std::mem::take(&mut self.call_due) {
             return false;
@@ -217,12 +223,34 @@ impl LaneCore {
         sleeps
     }
 
+    /// Queues a descriptor. With S slots, and so S exchanges, a worker that answers only what it has
+    /// read can leave unread at most
+    ///
+    /// * S `REQUEST`s and `BODY`s with slots, since their slots come back only once they were read;
+    /// * S `RETURN`s, since the worker lends those slots again only once it has read them;
+    /// * 2 S `BODY`s without slots: each generation of an exchange has at most one, and a generation
+    ///   is followed by the next but one only after the `REQUEST` of the next was read, which
+    ///   stands behind what the first left;
+    /// * one `PING`, since no other is sent before it was answered.
+    ///
+    /// The ring has at least 4 S entries. So an honest worker finds it full only with a ping in it,
+    /// and by one descriptor only, which is kept back until the ping is read.
     pub(super) fn push(&mut self, d: Descriptor) -> Result<(), Violation> {
-        self.submissions
-            .push(&self.memory.outbound(), d)
-            .map_err(|e| match e {
-                PushError::Full => Violation::RingNotRead,
-                PushError::BadIndex => Violation::RingIndex,
-            })
+        let ring = self.memory.outbound();
+        let refused = |e| match e {
+            PushError::Full => Violation::RingNotRead,
+            PushError::BadIndex => Violation::RingIndex,
+        };
+        if let Some(spilled) = self.spilled {
+            self.submissions.push(&ring, spilled).map_err(refused)?;
+            self.spilled = None;
+        }
+        match self.submissions.push(&ring, d) {
+            Err(PushError::Full) if self.ping.is_some() => {
+                self.spilled = Some(d);
+                Ok(())
+            }
+            pushed => pushed.map_err(refused),
+        }
     }
 }

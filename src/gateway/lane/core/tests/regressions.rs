@@ -137,3 +137,52 @@ fn the_number_of_an_exchange_counts_as_room() {
     worker.send(answer(Completion::Response, id, 0, END));
     assert!(look(&mut core, 0).unwrap().room_made, "an exchange");
 }
+
+#[test]
+fn a_worker_that_has_answered_all_it_read_cannot_find_the_ring_full() {
+    const SLOTS: u32 = 16;
+    // Wherever the ping stands among the rest, and whichever descriptor is the one too many.
+    for ping_at in 0..=4 {
+        let (mut core, mut worker) = lane(SLOTS);
+        let ping = |core: &mut LaneCore, now: i32| {
+            if now == ping_at {
+                assert_eq!(core.send_ping(7), Ok(false));
+            }
+        };
+        let first: Vec<_> = (0..SLOTS).map(|_| ask(&mut core, 0, u64::MAX)).collect();
+        core.publish();
+        while let Some(d) = worker.take() {
+            let id = *first.iter().find(|id| id.index == d.exchange).unwrap();
+            worker.send(give_back(&d));
+            worker.send(answer(Completion::Response, id, d.first, END));
+        }
+        // From here on the worker reads nothing.
+        ping(&mut core, 0);
+        for id in &first {
+            core.end_body(*id, 0, u64::MAX).unwrap();
+        }
+        ping(&mut core, 1);
+        look(&mut core, 0).unwrap();
+        for id in &first {
+            core.finish(*id).unwrap();
+        }
+        ping(&mut core, 2);
+        let second: Vec<_> = (0..SLOTS).map(|_| ask(&mut core, 0, u64::MAX)).collect();
+        ping(&mut core, 3);
+        for id in &second {
+            core.end_body(*id, 0, u64::MAX).unwrap();
+        }
+        ping(&mut core, 4);
+        core.publish();
+        let mut taken = Vec::new();
+        while let Some(d) = worker.take() {
+            taken.push(d);
+            core.publish();
+        }
+        let count = |kind| taken.iter().filter(|d| d.kind == kind as u8).count() as u32;
+        assert_eq!(count(Submission::Request), SLOTS, "ping at {ping_at}");
+        assert_eq!(count(Submission::Return), SLOTS, "ping at {ping_at}");
+        assert_eq!(count(Submission::Body), 2 * SLOTS, "ping at {ping_at}");
+        assert_eq!(count(Submission::Ping), 1, "ping at {ping_at}");
+    }
+}
