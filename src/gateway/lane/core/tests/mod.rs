@@ -1,6 +1,8 @@
 //! Tests of the hub's end of a lane against a worker played by hand, over the same memory. The
 //! worker's end here checks nothing: it sends whatever a test wants it to.
 
+mod honest;
+mod lying;
 mod regressions;
 
 use std::sync::Arc;

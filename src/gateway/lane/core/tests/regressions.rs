@@ -186,3 +186,18 @@ fn a_worker_that_has_answered_all_it_read_cannot_find_the_ring_full() {
         assert_eq!(count(Submission::Ping), 1, "ping at {ping_at}");
     }
 }
+
+#[test]
+fn frames_that_arrived_outlive_the_worker() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, END, u64::MAX);
+    worker.send(answer(Completion::Response, id, 3, 0));
+    look(&mut core, 0).unwrap();
+    core.die();
+    let frame = next_frame(&mut core, id);
+    assert_eq!(frame.run, Run { first: 3, slots: 1 });
+    let failed = core.poll_frame(id, Waker::noop());
+    assert_eq!(failed, Some(Err(Failure::WorkerGone)));
+    assert_eq!(core.return_frame(frame.run), Ok(false));
+    assert_eq!(core.finish(id), Ok(false));
+}
