@@ -401,10 +401,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let result = self.lane.core.borrow_mut().finish(self.id);
-        self.lane.judge(result);
+        let call = self.lane.core.borrow_mut().finish(self.id);
+        let call = self.lane.judge(call).unwrap_or(false);
         self.lane.wake_first_in_line();
-        if self.lane.draining.get() {
+        if call || self.lane.draining.get() {
             self.lane.wake_driver();
         }
     }
