@@ -50,10 +50,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let body_at = body_offset(dispatch.head_len);
         let whole = match body {
             BodyLength::None => Some(0),
-            BodyLength::Known(n) if body_at as u64 + n <= geometry.contiguous_max() as u64 => {
-                Some(n as usize)
-            }
-            _ => None,
+            BodyLength::Known(n) => contiguous(n, body_at, geometry),
+            BodyLength::Chunked => None,
         };
         let first_len = match whole {
             Some(n @ 1..) => body_at + n,
@@ -305,6 +303,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     }
 }
 
+/// The body's length where head and body fit one frame. The client names the length, so it is not
+/// added to before it is known to be small.
+fn contiguous(length: u64, body_at: usize, geometry: Geometry) -> Option<usize> {
+    let room = geometry.contiguous_max().checked_sub(body_at)?;
+    usize::try_from(length).ok().filter(|len| *len <= room)
+}
+
 /// A request body on its way to the worker, frame by frame.
 struct Upload<'a> {
     exchange: &'a Exchange,
@@ -496,5 +501,22 @@ fn gone_or_slow(watch: &Watch) -> BodyFault {
         BodyFault::TooSlow
     } else {
         BodyFault::Gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_length_is_too_long_to_be_looked_at() {
+        let geometry = Geometry::new(16, 4096).unwrap();
+        let most = geometry.contiguous_max();
+        assert_eq!(contiguous(10, 64, geometry), Some(10));
+        assert_eq!(contiguous(most as u64 - 64, 64, geometry), Some(most - 64));
+        for length in [most as u64 - 63, u64::MAX - 64, u64::MAX - 63, u64::MAX] {
+            assert_eq!(contiguous(length, 64, geometry), None, "{length}");
+        }
+        assert_eq!(contiguous(1, most + 1, geometry), None);
     }
 }
