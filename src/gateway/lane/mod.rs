@@ -13,6 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use slab::Slab;
+
 pub use self::core::{ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::violation::Violation;
@@ -56,8 +58,8 @@ pub struct Lane {
     /// Tasks that wait for slots, first come first served.
     queue: RefCell<VecDeque<(u64, Waker)>>,
     next_ticket: Cell<u64>,
-    /// How many tasks wait for slots to come back.
-    hungry: Cell<usize>,
+    /// Tasks that wait for slots to come back, to look at the time at each tick.
+    hungry: RefCell<Slab<Waker>>,
     violation: Cell<Option<Violation>>,
     draining: Cell<bool>,
 }
@@ -81,7 +83,7 @@ impl Lane {
             driver: RefCell::new(None),
             queue: RefCell::new(VecDeque::new()),
             next_ticket: Cell::new(0),
-            hungry: Cell::new(0),
+            hungry: RefCell::new(Slab::new()),
             violation: Cell::new(None),
             draining: Cell::new(false),
         };
@@ -115,7 +117,7 @@ impl Lane {
 
     /// Whether there is an exchange that has not ended.
     pub fn is_busy(&self) -> bool {
-        self.core.borrow().in_use() > 0 || self.hungry.get() > 0
+        self.core.borrow().in_use() > 0 || !self.hungry.borrow().is_empty()
     }
 
     /// What the worker did to be evicted, once.
@@ -187,10 +189,10 @@ impl Lane {
         self.draining.get() && self.core.borrow().in_flight() == 0
     }
 
-    /// Fails what is overdue at `now_ms`, and has everybody in line for slots look at the time.
+    /// Fails what is overdue at `now_ms`, and has everybody who waits for slots look at the time.
     pub fn tick(&self, now_ms: u64) {
         self.core.borrow_mut().expire(now_ms);
-        for (_, waker) in self.queue.borrow().iter() {
+        for (_, waker) in self.hungry.borrow().iter() {
             waker.wake_by_ref();
         }
     }
@@ -291,7 +293,7 @@ impl Place<'_> {
             .borrow_mut()
             .push_back((ticket, waker.clone()));
         self.ticket = Some(ticket);
-        self.hunger = Some(Hunger::new(self.lane));
+        self.hunger = Some(Hunger::new(self.lane, waker));
     }
 }
 
@@ -306,26 +308,32 @@ impl Drop for Place<'_> {
     }
 }
 
-/// While one of these exists, the worker wakes the hub for returned slots too.
-struct Hunger<'a>(&'a Lane);
+/// While one of these exists, the worker wakes the hub for returned slots too, and the task looks at
+/// the time at each tick.
+struct Hunger<'a> {
+    lane: &'a Lane,
+    key: usize,
+}
 
 impl<'a> Hunger<'a> {
-    fn new(lane: &'a Lane) -> Hunger<'a> {
-        lane.hungry.set(lane.hungry.get() + 1);
-        if lane.hungry.get() == 1 {
+    fn new(lane: &'a Lane, waker: &Waker) -> Hunger<'a> {
+        let first = lane.hungry.borrow().is_empty();
+        let key = lane.hungry.borrow_mut().insert(waker.clone());
+        if first {
             lane.core.borrow_mut().set_starved(true);
         }
         // A return that came before the worker could know is seen by this look at the ring.
         lane.wake_driver();
-        Hunger(lane)
+        Hunger { lane, key }
     }
 }
 
 impl Drop for Hunger<'_> {
     fn drop(&mut self) {
-        self.0.hungry.set(self.0.hungry.get() - 1);
-        if self.0.hungry.get() == 0 {
-            self.0.core.borrow_mut().set_starved(false);
+        let mut hungry = self.lane.hungry.borrow_mut();
+        hungry.remove(self.key);
+        if hungry.is_empty() {
+            self.lane.core.borrow_mut().set_starved(false);
         }
     }
 }
@@ -409,7 +417,7 @@ impl Exchange {
             }
             core.watch(self.id, cx.waker());
             drop(core);
-            hunger.get_or_insert_with(|| Hunger::new(&self.lane));
+            hunger.get_or_insert_with(|| Hunger::new(&self.lane, cx.waker()));
             Poll::Pending
         })
         .await?;
