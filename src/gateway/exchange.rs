@@ -136,7 +136,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 {
                     Ok(relayed) => relayed,
                     Err(fault) => {
-                        exchange.abort();
+                        exchange.abort(u64::MAX);
                         if began.get().is_some() {
                             return Next::Drop;
                         }
@@ -256,6 +256,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }));
         let mut upload = pin!(upload.run(&mut self.input, body));
         let mut uploading = true;
+        let mut cut = false;
         let relayed = poll_fn(|cx| {
             if uploading && let Poll::Ready(end) = upload.as_mut().poll(cx) {
                 uploading = false;
@@ -265,8 +266,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     Err(UploadEnd::Worker(failure)) if began.get().is_none() => {
                         return Poll::Ready(Ok(Relayed::Failed(failure)));
                     }
-                    // The relay finds out by itself.
-                    Err(UploadEnd::Worker(_)) => {}
+                    // The worker has begun to answer and takes no more: it is told that the rest
+                    // will not come, and has its time to finish.
+                    Err(UploadEnd::Worker(_)) => {
+                        cut = true;
+                        exchange.abort(self.shard.clock.now_ms() + self.shard.config.timeout_ms);
+                    }
                 }
             }
             relay.as_mut().poll(cx).map(Ok)
@@ -275,7 +280,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         Ok(match relayed {
             // The worker has answered without taking all of the body: what is left of it must not
             // be taken for a request.
-            Relayed::Whole { .. } if exchange.is_uploading() => Relayed::Whole { reusable: false },
+            Relayed::Whole { .. } if cut || exchange.is_uploading() => {
+                Relayed::Whole { reusable: false }
+            }
             other => other,
         })
     }

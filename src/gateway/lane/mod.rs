@@ -368,9 +368,10 @@ impl Exchange {
         self.end_body(0, deadline_ms);
     }
 
-    /// Tells the worker that the request body will never be complete.
-    pub fn abort(&self) {
-        self.end_body(ABORT, u64::MAX);
+    /// Tells the worker that the request body will never be complete. What it still has to say is
+    /// due at `deadline_ms`.
+    pub fn abort(&self, deadline_ms: u64) {
+        self.end_body(ABORT, deadline_ms);
     }
 
     fn end_body(&self, abort: u8, deadline_ms: u64) {
