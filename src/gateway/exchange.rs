@@ -5,33 +5,22 @@
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::Poll;
 
 use crate::gateway::buffers::SlotBuffer;
-use crate::gateway::clock::Clock;
 use crate::gateway::connection::{BodyFault, Connection, Next};
-use crate::gateway::input::{Input, ReadDone};
+use crate::gateway::input::ReadDone;
 use crate::gateway::lane::{Exchange, Failure, RequestFrame};
 use crate::gateway::output::{Manner, Relayed};
 use crate::gateway::plan::Dispatch;
 use crate::gateway::problem::Problem;
 use crate::gateway::shard::Timing;
-use crate::gateway::watch::Watch;
-use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, HeadBounds};
-use crate::limits::{MAX_STREAM_FRAME, STALL_TIMEOUT_MS, STREAM_WINDOW};
+use crate::gateway::upload::{Upload, UploadEnd, receive_into};
+use crate::http::{CONTINUE, HeadBounds};
 use crate::message::{BodyLength, Method};
 use crate::shm::descriptor::END;
 use crate::shm::layout::{Geometry, body_offset};
 use crate::shm::region::Slots;
-
-/// Why an upload ended early.
-enum UploadEnd {
-    /// The client's fault.
-    Client(BodyFault),
-    /// The worker's.
-    Worker(Failure),
-}
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// Hands a request to a worker and relays its answer.
@@ -234,7 +223,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         .await
     }
 
-    /// Relays the response while the request body is still being received.
+    /// Relays the response while the request body is still being received, and behind it watches
+    /// whether the client leaves.
     async fn relay_uploading(
         &mut self,
         exchange: &Exchange,
@@ -243,10 +233,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         began: &Cell<Option<u16>>,
         timing: &mut Timing,
     ) -> Result<Relayed, BodyFault> {
+        let watch = &*self.entered.watch;
         let upload = Upload {
             exchange,
             geometry: exchange.lane().geometry(),
-            watch: &self.entered.watch,
+            watch,
             clock: &self.shard.clock,
             timeout_ms: self.shard.config.timeout_ms,
         };
@@ -254,14 +245,19 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             began.set(Some(status));
             timing.answered();
         }));
-        let mut upload = pin!(upload.run(&mut self.input, body));
+        let mut upload = pin!(async {
+            upload.run(&mut self.input, body).await?;
+            self.input.until_ended().await;
+            Ok(())
+        });
         let mut uploading = true;
         let mut cut = false;
         let relayed = poll_fn(|cx| {
             if uploading && let Poll::Ready(end) = upload.as_mut().poll(cx) {
                 uploading = false;
                 match end {
-                    Ok(()) => {}
+                    Ok(()) if watch.fired() => {}
+                    Ok(()) => exchange.client_left(),
                     Err(UploadEnd::Client(fault)) => return Poll::Ready(Err(fault)),
                     Err(UploadEnd::Worker(failure)) if began.get().is_none() => {
                         return Poll::Ready(Ok(Relayed::Failed(failure)));
@@ -315,205 +311,6 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
 fn contiguous(length: u64, body_at: usize, geometry: Geometry) -> Option<usize> {
     let room = geometry.contiguous_max().checked_sub(body_at)?;
     usize::try_from(length).ok().filter(|len| *len <= room)
-}
-
-/// A request body on its way to the worker, frame by frame.
-struct Upload<'a> {
-    exchange: &'a Exchange,
-    geometry: Geometry,
-    watch: &'a Watch,
-    clock: &'a Rc<Clock>,
-    timeout_ms: u64,
-}
-
-impl Upload<'_> {
-    async fn run<F: Future<Output = ReadDone>>(
-        &self,
-        input: &mut Input<'_, F>,
-        body: BodyLength,
-    ) -> Result<(), UploadEnd> {
-        match body {
-            BodyLength::None => Ok(()),
-            BodyLength::Known(length) => self.run_known(input, length).await,
-            BodyLength::Chunked => self.run_chunked(input).await,
-        }
-    }
-
-    /// Bytes that the kernel has received go into the frame as they are.
-    async fn run_known<F: Future<Output = ReadDone>>(
-        &self,
-        input: &mut Input<'_, F>,
-        length: u64,
-    ) -> Result<(), UploadEnd> {
-        let mut left = length;
-        while left > 0 {
-            let mut slots = self.allocate().await?;
-            let most = (self.bytes_in(&slots) as u64).min(left) as usize;
-            let buffered = input.buffered();
-            let filled = if buffered.is_empty() {
-                let (back, filled) = self.receive(input, slots, 0, most).await?;
-                slots = back;
-                filled
-            } else {
-                let filled = buffered.len().min(most);
-                let lane = self.exchange.lane();
-                lane.memory().bytes_mut(&mut slots)[..filled].copy_from_slice(&buffered[..filled]);
-                input.consume(filled);
-                filled
-            };
-            left -= filled as u64;
-            self.submit(slots, filled, Some(length), left == 0);
-        }
-        Ok(())
-    }
-
-    async fn run_chunked<F: Future<Output = ReadDone>>(
-        &self,
-        input: &mut Input<'_, F>,
-    ) -> Result<(), UploadEnd> {
-        let mut decoder = ChunkDecoder::default();
-        let http = |fault| UploadEnd::Client(BodyFault::Http(fault));
-        loop {
-            let mut slots = self.allocate().await?;
-            let room = self.bytes_in(&slots);
-            let mut filled = 0;
-            let mut ended = false;
-            // Whatever has arrived goes into one frame; the wait for more is for an empty one only.
-            while filled < room && !ended {
-                let buffered = input.buffered();
-                if buffered.is_empty() {
-                    let within = decoder.data_remaining().min(usize::MAX as u64) as usize;
-                    if filled > 0 {
-                        break;
-                    } else if within > 0 {
-                        // Inside a chunk the kernel receives straight into the frame, up to its end.
-                        let most = within.min(room);
-                        let (mut back, received) = self.receive(input, slots, 0, most).await?;
-                        let lane = self.exchange.lane();
-                        let bytes = &lane.memory().bytes_mut(&mut back)[..received];
-                        decoder.advance(bytes).map_err(http)?;
-                        (slots, filled) = (back, received);
-                    } else {
-                        self.watch
-                            .expect_read(self.clock.now_ms() + STALL_TIMEOUT_MS);
-                        let received = input.fill().await;
-                        self.watch.clear_read();
-                        if !matches!(received, Ok(1..)) {
-                            self.exchange.lane().release(slots);
-                            return Err(UploadEnd::Client(gone_or_slow(self.watch)));
-                        }
-                    }
-                    continue;
-                }
-                let view = &buffered[..buffered.len().min(room - filled)];
-                let lane = self.exchange.lane();
-                let used = match decoder.advance(view) {
-                    Ok(ChunkStep::Data(range)) => {
-                        let end = range.end;
-                        let part = &view[range];
-                        lane.memory().bytes_mut(&mut slots)[filled..][..part.len()]
-                            .copy_from_slice(part);
-                        filled += part.len();
-                        end
-                    }
-                    Ok(ChunkStep::End(end)) => {
-                        ended = true;
-                        end
-                    }
-                    Ok(ChunkStep::NeedMore) => view.len(),
-                    Err(fault) => {
-                        lane.release(slots);
-                        return Err(http(fault));
-                    }
-                };
-                input.consume(used);
-            }
-            if filled > 0 {
-                self.submit(slots, filled, None, ended);
-            } else {
-                self.exchange.lane().release(slots);
-                if ended {
-                    self.exchange.end(self.clock.now_ms() + self.timeout_ms);
-                }
-            }
-            if ended {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn receive<F: Future<Output = ReadDone>>(
-        &self,
-        input: &mut Input<'_, F>,
-        slots: Slots,
-        offset: usize,
-        most: usize,
-    ) -> Result<(Slots, usize), UploadEnd> {
-        let buffer = SlotBuffer::new(self.exchange.lane(), slots, offset, most);
-        let buffer = buffer.ok_or(UploadEnd::Client(BodyFault::TooLong))?;
-        let (result, buffer) = receive_into(input, self.watch, self.clock, buffer).await;
-        result.map_err(UploadEnd::Client)?;
-        let received = buffer.received();
-        Ok((buffer.into_slots(), received))
-    }
-
-    async fn allocate(&self) -> Result<Slots, UploadEnd> {
-        let deadline_ms = self.clock.now_ms() + self.timeout_ms;
-        let expired = || self.clock.now_ms() >= deadline_ms;
-        let slots = self
-            .exchange
-            .allocate(self.most_slots(), STREAM_WINDOW, expired)
-            .await;
-        slots.map_err(UploadEnd::Worker)
-    }
-
-    fn submit(&self, slots: Slots, filled: usize, total: Option<u64>, last: bool) {
-        let slots = self.exchange.lane().trim(slots, filled);
-        let flags = if last { END } else { 0 };
-        // Until the body is complete it is the client's pace that counts, not the worker's.
-        let due_ms = if last {
-            self.clock.now_ms() + self.timeout_ms
-        } else {
-            u64::MAX
-        };
-        let frame = RequestFrame {
-            head_len: 0,
-            body_len: filled,
-            total,
-            flags,
-        };
-        self.exchange.submit(slots, frame, due_ms);
-    }
-
-    /// Most slots in a frame: a sixteenth of the arena, so that many bodies can be under way.
-    fn most_slots(&self) -> usize {
-        let geometry = self.geometry;
-        geometry.slots_for(MAX_STREAM_FRAME.min(geometry.arena_len() / 16))
-    }
-
-    fn bytes_in(&self, slots: &Slots) -> usize {
-        slots.run().slots as usize * self.geometry.slot_size()
-    }
-}
-
-async fn receive_into<F: Future<Output = ReadDone>>(
-    input: &mut Input<'_, F>,
-    watch: &Watch,
-    clock: &Clock,
-    buffer: SlotBuffer,
-) -> (Result<(), BodyFault>, SlotBuffer) {
-    watch.expect_read(clock.now_ms() + STALL_TIMEOUT_MS);
-    let (result, buffer) = input.fill_slots(buffer).await;
-    watch.clear_read();
-    (result.map_err(|_| gone_or_slow(watch)), buffer)
-}
-
-fn gone_or_slow(watch: &Watch) -> BodyFault {
-    if watch.fired() {
-        BodyFault::TooSlow
-    } else {
-        BodyFault::Gone
-    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod shard;
 pub mod stats;
 mod ticker;
 mod timing;
+mod upload;
 mod watch;
 
 use std::sync::Arc;
