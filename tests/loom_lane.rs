@@ -133,7 +133,7 @@ impl EventFd {
 /// of the protocol that was tried shows with fewer.
 const TWO_THREADS: usize = 4;
 /// The same for three threads, where each interruption costs far more.
-const THREE_THREADS: usize = 2;
+const THREE_THREADS: usize = 3;
 
 /// Explores a model. Blocking and yielding do not count as interruptions.
 fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {

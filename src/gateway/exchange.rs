@@ -336,7 +336,7 @@ impl Upload<'_> {
         let mut left = length;
         while left > 0 {
             let mut slots = self.allocate().await?;
-            let most = (self.frame_bytes() as u64).min(left) as usize;
+            let most = (self.bytes_in(&slots) as u64).min(left) as usize;
             let buffered = input.buffered();
             let filled = if buffered.is_empty() {
                 let (back, filled) = self.receive(input, slots, 0, most).await?;
@@ -363,10 +363,11 @@ impl Upload<'_> {
         let http = |fault| UploadEnd::Client(BodyFault::Http(fault));
         loop {
             let mut slots = self.allocate().await?;
+            let room = self.bytes_in(&slots);
             let mut filled = 0;
             let mut ended = false;
             // Whatever has arrived goes into one frame; the wait for more is for an empty one only.
-            while filled < self.frame_bytes() && !ended {
+            while filled < room && !ended {
                 let buffered = input.buffered();
                 if buffered.is_empty() {
                     let within = decoder.data_remaining().min(usize::MAX as u64) as usize;
@@ -374,7 +375,7 @@ impl Upload<'_> {
                         break;
                     } else if within > 0 {
                         // Inside a chunk the kernel receives straight into the frame, up to its end.
-                        let most = within.min(self.frame_bytes());
+                        let most = within.min(room);
                         let (mut back, received) = self.receive(input, slots, 0, most).await?;
                         let lane = self.exchange.lane();
                         let bytes = &lane.memory().bytes_mut(&mut back)[..received];
@@ -392,8 +393,7 @@ impl Upload<'_> {
                     }
                     continue;
                 }
-                let room = self.frame_bytes() - filled;
-                let view = &buffered[..buffered.len().min(room)];
+                let view = &buffered[..buffered.len().min(room - filled)];
                 let lane = self.exchange.lane();
                 let used = match decoder.advance(view) {
                     Ok(ChunkStep::Data(range)) => {
@@ -448,8 +448,10 @@ impl Upload<'_> {
     async fn allocate(&self) -> Result<Slots, UploadEnd> {
         let deadline_ms = self.clock.now_ms() + self.timeout_ms;
         let expired = || self.clock.now_ms() >= deadline_ms;
-        let count = self.geometry.slots_for(self.frame_bytes());
-        let slots = self.exchange.allocate(count, STREAM_WINDOW, expired).await;
+        let slots = self
+            .exchange
+            .allocate(self.most_slots(), STREAM_WINDOW, expired)
+            .await;
         slots.map_err(UploadEnd::Worker)
     }
 
@@ -471,11 +473,14 @@ impl Upload<'_> {
         self.exchange.submit(slots, frame, due_ms);
     }
 
-    /// Bytes in a frame: no more than a sixteenth of the arena, so that many bodies can be under way.
-    fn frame_bytes(&self) -> usize {
-        MAX_STREAM_FRAME
-            .min(self.geometry.arena_len() / 16)
-            .max(self.geometry.slot_size())
+    /// Most slots in a frame: a sixteenth of the arena, so that many bodies can be under way.
+    fn most_slots(&self) -> usize {
+        let geometry = self.geometry;
+        geometry.slots_for(MAX_STREAM_FRAME.min(geometry.arena_len() / 16))
+    }
+
+    fn bytes_in(&self, slots: &Slots) -> usize {
+        slots.run().slots as usize * self.geometry.slot_size()
     }
 }
 

@@ -121,7 +121,11 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         stop_by_ms: Cell::new(u64::MAX),
         main: RefCell::new(None),
     });
-    runtime.block_on(shard.main(parts.listeners, parts.commands))
+    let result = runtime.block_on(shard.main(parts.listeners, parts.commands));
+    // Operations may still be under way, on the doorbells at the least, and dropping the runtime
+    // frees their buffers without waiting for the kernel. A shard ends once in a process.
+    std::mem::forget(runtime);
+    result
 }
 
 impl Shard {

@@ -81,16 +81,19 @@ pub enum Completion {
     Return = 3,
     /// The answer to [`Submission::Ping`].
     Pong = 4,
+    /// Somebody reads the body of the request: its frames may come.
+    Read = 5,
 }
 
 impl Completion {
-    /// The completion with this number. 5 to 15 are kept for streams.
+    /// The completion with this number. 6 to 15 are kept for streams.
     pub const fn from_u8(value: u8) -> Option<Completion> {
         match value {
             1 => Some(Completion::Response),
             2 => Some(Completion::Body),
             3 => Some(Completion::Return),
             4 => Some(Completion::Pong),
+            5 => Some(Completion::Read),
             _ => None,
         }
     }

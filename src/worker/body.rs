@@ -38,6 +38,8 @@ pub(crate) struct Rest {
     lane: usize,
     exchange: ExchangeId,
     inbox: Arc<Inbox>,
+    /// Whether the hub knows that somebody reads.
+    asked: bool,
 }
 
 /// Why a body, or what it should hold, could not be had.
@@ -189,9 +191,13 @@ impl Body {
         if self.is_lost {
             return Poll::Ready(Some(Err(BodyError::Incomplete)));
         }
-        let Some(rest) = &self.rest else {
+        let Some(rest) = &mut self.rest else {
             return Poll::Ready(None);
         };
+        if !std::mem::replace(&mut rest.asked, true) {
+            // A hub that does not hear it is gone, which is noticed below.
+            let _ = rest.session.lane(rest.lane).ask_for_body(rest.exchange);
+        }
         let next = rest.inbox.poll_next(cx);
         if next.is_pending() && rest.session.is_closed() {
             return Poll::Ready(Some(Err(BodyError::Disconnected)));
@@ -267,6 +273,7 @@ impl Rest {
             lane,
             exchange,
             inbox,
+            asked: false,
         }
     }
 }

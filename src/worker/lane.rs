@@ -235,6 +235,16 @@ impl Lane {
         Ok(())
     }
 
+    /// Tells the hub that somebody reads the body of a request.
+    pub(crate) fn ask_for_body(&self, id: ExchangeId) -> Result<(), Broken> {
+        self.push(Descriptor {
+            kind: Completion::Read as u8,
+            exchange: id.index,
+            generation: id.generation,
+            ..Descriptor::default()
+        })
+    }
+
     /// Hands a response frame to the hub. `d` says everything but where the frame stands.
     pub(crate) fn lend(&self, slots: Slots, d: Descriptor) -> Result<(), Broken> {
         let mut outbound = lock(&self.outbound);

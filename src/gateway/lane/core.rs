@@ -18,6 +18,9 @@ use crate::shm::layout::{Phase, body_offset};
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots, Word};
 use crate::shm::ring::{Consumer, Producer, PushError};
 
+/// What part of the arena newcomers leave free: one in this many slots.
+const RESERVED_PART: usize = 8;
+
 /// Names one exchange of a lane. The generation keeps a late answer from reaching a successor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExchangeId {
@@ -92,6 +95,12 @@ struct Exchange {
     remaining: u64,
     /// Request frames the worker holds.
     lent: u32,
+    /// How many of them carry body alone.
+    body_frames: u32,
+    /// First slot of the frame with the head.
+    head_slot: u32,
+    /// Whether somebody in the worker reads the body.
+    reading: bool,
     /// Response frames the hub holds. While there is one, the worker may be waiting for its slots,
     /// and is not late.
     held: u32,
@@ -157,6 +166,9 @@ impl LaneCore {
             bodyless: false,
             remaining: 0,
             lent: 0,
+            body_frames: 0,
+            head_slot: 0,
+            reading: false,
             held: 0,
             complete: false,
             frames: VecDeque::new(),
@@ -210,9 +222,13 @@ impl LaneCore {
             .count()
     }
 
-    /// Opens an exchange with its first `slots` slots. `None` where either has run out.
+    /// Opens an exchange with its first `slots` slots. `None` where either has run out. A part of the
+    /// arena is left for the bodies of exchanges that are open already, or their readers could wait
+    /// for ever behind newcomers that no thread of the worker is free to take.
     pub fn begin(&mut self, slots: usize, bodyless: bool) -> Option<(ExchangeId, Slots)> {
-        if self.free.is_empty() {
+        let free = self.arena.free_count() as usize;
+        let reserve = self.memory.geometry().slots() as usize / RESERVED_PART;
+        if self.free.is_empty() || free < slots + reserve {
             return None;
         }
         let slots = self.allocate(slots)?;
@@ -223,6 +239,8 @@ impl LaneCore {
         exchange.bodyless = bodyless;
         exchange.failure = None;
         exchange.complete = false;
+        exchange.reading = false;
+        exchange.body_frames = 0;
         exchange.deadline_ms = u64::MAX;
         Some((
             ExchangeId {
@@ -233,7 +251,27 @@ impl LaneCore {
         ))
     }
 
-    /// Takes slots for a further frame.
+    /// Takes slots for a further frame: `most`, or fewer while there are not many left.
+    pub fn allocate_up_to(&mut self, most: usize) -> Option<Slots> {
+        let mut count = if self.is_roomy() {
+            most
+        } else {
+            most.min(self.arena.free_count() as usize / 8).max(1)
+        };
+        loop {
+            match self.allocate(count) {
+                None if count > 1 => count /= 2,
+                slots => return slots,
+            }
+        }
+    }
+
+    /// Whether most of the arena is free.
+    fn is_roomy(&self) -> bool {
+        self.arena.free_count() > self.memory.geometry().slots() / 2
+    }
+
+    /// Takes slots for a frame.
     pub fn allocate(&mut self, slots: usize) -> Option<Slots> {
         let slots = self.arena.allocate(slots as u32)?;
         self.stats.mark(slots.run(), SlotState::Writing);
@@ -255,10 +293,12 @@ impl LaneCore {
         slots
     }
 
-    /// Whether a frame of this exchange may be submitted without more than `window` at the worker.
+    /// Whether a further part of the body may be submitted: somebody reads it, and no more than
+    /// `window` frames of it are with the worker, or than one while slots are short.
     pub fn may_submit(&self, id: ExchangeId, window: usize) -> bool {
+        let window = if self.is_roomy() { window as u32 } else { 1 };
         self.get(id)
-            .is_none_or(|e| (e.lent as usize) < window || e.stage == Stage::Ended)
+            .is_none_or(|e| (e.reading && e.body_frames < window) || e.stage == Stage::Ended)
     }
 
     /// Hands a frame to the worker. The first of an exchange carries its head.
@@ -291,6 +331,12 @@ impl LaneCore {
         self.stats.mark(slots.run(), SlotState::Ready);
         let run = Arena::lend(slots);
         self.lent[run.first as usize] = (id.index, run.slots);
+        let exchange = &mut self.exchanges[id.index as usize];
+        if first {
+            exchange.head_slot = run.first;
+        } else {
+            exchange.body_frames += 1;
+        }
         self.push(Descriptor {
             kind: if first {
                 Submission::Request
@@ -467,6 +513,7 @@ impl LaneCore {
                     self.on_return(&d)?;
                     turn.slots_returned = true;
                 }
+                Completion::Read => self.on_read(&d),
                 Completion::Pong => match self.ping.take() {
                     Some(number) if number == d.generation => {}
                     _ => return Err(Violation::UnknownPong),
@@ -654,6 +701,18 @@ impl LaneCore {
         Ok(())
     }
 
+    /// A reader may outlive its exchange, so one that is over is no violation.
+    fn on_read(&mut self, d: &Descriptor) {
+        let id = ExchangeId {
+            index: d.exchange,
+            generation: d.generation,
+        };
+        if let Some(exchange) = self.get_mut(id) {
+            exchange.reading = true;
+            exchange.wake();
+        }
+    }
+
     fn on_return(&mut self, d: &Descriptor) -> Result<(), Violation> {
         let run = d.run();
         let lent = self
@@ -670,6 +729,9 @@ impl LaneCore {
         self.stats.mark(run, SlotState::Free);
         let exchange = &mut self.exchanges[index as usize];
         exchange.lent -= 1;
+        if run.first != exchange.head_slot {
+            exchange.body_frames -= 1;
+        }
         exchange.wake();
         self.free_if_done(index);
         Ok(())

@@ -3,10 +3,10 @@
 
 mod core;
 mod driver;
+mod line;
 mod violation;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ pub use self::driver::Ended;
 pub use self::violation::Violation;
 
 use self::core::LaneCore;
+use self::line::{Line, Place};
 use crate::control::WakeMode;
 use crate::gateway::clock::Clock;
 use crate::gateway::stats::LaneStats;
@@ -53,9 +54,11 @@ pub struct Lane {
     stats: Arc<LaneStats>,
     wake: WakeMode,
     driver: RefCell<Option<Waker>>,
-    /// Tasks that wait for slots, first come first served.
-    queue: RefCell<VecDeque<(u64, Waker)>>,
-    next_ticket: Cell<u64>,
+    /// Tasks that wait for the slots of a new exchange.
+    newcomers: Line,
+    /// Tasks that wait for slots for more of a body. A line of their own, since newcomers wait for
+    /// more than these may: a part of the arena is kept for them.
+    bodies: Line,
     /// How many tasks wait for slots to come back.
     hungry: Cell<usize>,
     violation: Cell<Option<Violation>>,
@@ -79,8 +82,8 @@ impl Lane {
             stats: parts.stats,
             wake: parts.wake,
             driver: RefCell::new(None),
-            queue: RefCell::new(VecDeque::new()),
-            next_ticket: Cell::new(0),
+            newcomers: Line::default(),
+            bodies: Line::default(),
             hungry: Cell::new(0),
             violation: Cell::new(None),
             draining: Cell::new(false),
@@ -135,7 +138,7 @@ impl Lane {
         expired: impl Fn() -> bool,
     ) -> Result<(Exchange, Slots), Failure> {
         let attempt = |core: &mut LaneCore| core.begin(slots, bodyless);
-        let (id, slots) = self.acquire(attempt, expired).await?;
+        let (id, slots) = self.acquire(&self.newcomers, attempt, expired).await?;
         Ok((
             Exchange {
                 lane: self.clone(),
@@ -169,9 +172,8 @@ impl Lane {
     /// The worker is gone, or is thrown out: everybody who waits is told.
     pub fn die(&self) {
         self.core.borrow_mut().die();
-        for (_, waker) in self.queue.borrow().iter() {
-            waker.wake_by_ref();
-        }
+        self.bodies.wake_all();
+        self.newcomers.wake_all();
         self.wake_driver();
     }
 
@@ -195,9 +197,8 @@ impl Lane {
             // A return does not ring: one that came behind the last answer is found here.
             self.wake_driver();
         }
-        for (_, waker) in self.queue.borrow().iter() {
-            waker.wake_by_ref();
-        }
+        self.bodies.wake_all();
+        self.newcomers.wake_all();
     }
 
     /// Asks the worker for a sign of life. Returns whether the last one is still owed.
@@ -212,17 +213,15 @@ impl Lane {
         self.core.borrow().ping_pending()
     }
 
-    /// Waits in line until `attempt` yields something.
+    /// Waits in a line until `attempt` yields something.
     async fn acquire<T>(
         &self,
+        line: &Line,
         mut attempt: impl FnMut(&mut LaneCore) -> Option<T>,
         expired: impl Fn() -> bool,
     ) -> Result<T, Failure> {
-        let mut place = Place {
-            lane: self,
-            ticket: None,
-            hunger: None,
-        };
+        let mut place = Place::before(line);
+        let mut hunger = None;
         poll_fn(|cx| {
             let mut core = self.core.borrow_mut();
             if core.is_dead() {
@@ -237,8 +236,8 @@ impl Lane {
                 return Poll::Ready(Err(Failure::Deadline));
             }
             drop(core);
-            if place.ticket.is_none() {
-                place.line_up(cx.waker());
+            if place.join(cx.waker()) {
+                hunger = Some(Hunger::new(self));
             }
             Poll::Pending
         })
@@ -246,9 +245,8 @@ impl Lane {
     }
 
     fn wake_first_in_line(&self) {
-        if let Some((_, waker)) = self.queue.borrow().front() {
-            waker.wake_by_ref();
-        }
+        self.bodies.wake_first();
+        self.newcomers.wake_first();
     }
 
     fn wake_driver(&self) {
@@ -268,45 +266,6 @@ impl Lane {
                 self.die();
                 None
             }
-        }
-    }
-}
-
-/// A place in the line for slots, left when dropped.
-struct Place<'a> {
-    lane: &'a Lane,
-    ticket: Option<u64>,
-    hunger: Option<Hunger<'a>>,
-}
-
-impl Place<'_> {
-    fn is_first(&self) -> bool {
-        match (self.ticket, self.lane.queue.borrow().front()) {
-            (_, None) => true,
-            (Some(mine), Some((first, _))) => mine == *first,
-            (None, Some(_)) => false,
-        }
-    }
-
-    fn line_up(&mut self, waker: &Waker) {
-        let ticket = self.lane.next_ticket.get();
-        self.lane.next_ticket.set(ticket + 1);
-        self.lane
-            .queue
-            .borrow_mut()
-            .push_back((ticket, waker.clone()));
-        self.ticket = Some(ticket);
-        self.hunger = Some(Hunger::new(self.lane));
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket else { return };
-        let mut queue = self.lane.queue.borrow_mut();
-        queue.retain(|(other, _)| *other != ticket);
-        if let Some((_, next)) = queue.front() {
-            next.wake_by_ref();
         }
     }
 }
@@ -390,19 +349,21 @@ impl Exchange {
         self.lane.core.borrow().client_left(self.id);
     }
 
-    /// Waits until fewer than `window` frames are with the worker, then takes slots for another.
+    /// Waits until somebody reads the body and fewer than `window` frames of it are with the worker,
+    /// then takes slots for another: `most`, or fewer while there are not many left.
     ///
     /// # Errors
     /// The worker is gone, or the time is up.
     pub async fn allocate(
         &self,
-        slots: usize,
+        most: usize,
         window: usize,
         expired: impl Fn() -> bool,
     ) -> Result<Slots, Failure> {
+        let lane = &self.lane;
         let mut hunger = None;
         poll_fn(|cx| {
-            let mut core = self.lane.core.borrow_mut();
+            let mut core = lane.core.borrow_mut();
             if core.is_dead() {
                 return Poll::Ready(Err(Failure::WorkerGone));
             }
@@ -414,14 +375,13 @@ impl Exchange {
             }
             core.watch(self.id, cx.waker());
             drop(core);
-            hunger.get_or_insert_with(|| Hunger::new(&self.lane));
+            hunger.get_or_insert_with(|| Hunger::new(lane));
             Poll::Pending
         })
         .await?;
         drop(hunger);
-        self.lane
-            .acquire(|core| core.allocate(slots), expired)
-            .await
+        let attempt = |core: &mut LaneCore| core.allocate_up_to(most);
+        lane.acquire(&lane.bodies, attempt, expired).await
     }
 
     /// Waits for the next response frame. The frame is the caller's to [return](Lane::return_frame).

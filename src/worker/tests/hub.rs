@@ -409,6 +409,8 @@ impl HubLane {
                 Completion::Body => self.on_frame(&d, false),
                 Completion::Return => self.on_return(&d),
                 Completion::Pong => self.pongs.push(d.generation),
+                // This hub sends bodies unasked.
+                Completion::Read => {}
             }
         }
         self.consumer.release(&self.memory.inbound());
