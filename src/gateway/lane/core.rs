@@ -97,8 +97,8 @@ struct Exchange {
     lent: u32,
     /// How many of them carry body alone.
     body_frames: u32,
-    /// First slot of the frame with the head.
-    head_slot: u32,
+    /// First slot of the frame with the head, while the worker holds it.
+    head_slot: Option<u32>,
     /// Whether somebody in the worker reads the body.
     reading: bool,
     /// Response frames the hub holds. While there is one, the worker may be waiting for its slots,
@@ -167,7 +167,7 @@ impl LaneCore {
             remaining: 0,
             lent: 0,
             body_frames: 0,
-            head_slot: 0,
+            head_slot: None,
             reading: false,
             held: 0,
             complete: false,
@@ -333,7 +333,7 @@ impl LaneCore {
         self.lent[run.first as usize] = (id.index, run.slots);
         let exchange = &mut self.exchanges[id.index as usize];
         if first {
-            exchange.head_slot = run.first;
+            exchange.head_slot = Some(run.first);
         } else {
             exchange.body_frames += 1;
         }
@@ -729,7 +729,10 @@ impl LaneCore {
         self.stats.mark(run, SlotState::Free);
         let exchange = &mut self.exchanges[index as usize];
         exchange.lent -= 1;
-        if run.first != exchange.head_slot {
+        if exchange.head_slot == Some(run.first) {
+            // From here on the slot may carry body like any other.
+            exchange.head_slot = None;
+        } else {
             exchange.body_frames -= 1;
         }
         exchange.wake();
