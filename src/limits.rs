@@ -84,6 +84,8 @@ pub const STOP_MS: u64 = 10_000;
 pub const RING_ENTRIES: u32 = 4096;
 /// Time a process on the attach socket has to say what it wants.
 pub const GREETING_MS: u64 = 5_000;
+/// Time before the attach socket is accepted from again where no descriptor was free.
+pub const ACCEPT_PAUSE_MS: u64 = 250;
 /// How long the routes of a worker that is gone, or never came, answer 503 before they are forgotten.
 pub const REMEMBER_MS: u64 = 60_000;
 /// Time between two pings of one worker.

@@ -1,9 +1,10 @@
 //! The demo: a hub, and a worker in a process of its own whose routes show what workers can do.
 //! Measurements and tests rely on these routes.
 
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -25,6 +26,9 @@ static PATTERN: [u8; 64 * 1024] = {
     pattern
 };
 
+/// How long the demo worker may finish what it does after the hub has gone.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// Runs a hub and a demo worker until a signal ends them.
 pub fn demo(config: HubConfig) -> Result<(), Failure> {
     let hub = start(config)?;
@@ -41,9 +45,23 @@ pub fn demo(config: HubConfig) -> Result<(), Failure> {
         print(&format!("try: curl http://{address}/hello\n"))?;
     }
     let result = hub.wait().map_err(Failure::failed);
-    // It leaves by itself when the hub is gone.
-    worker.wait().map_err(Failure::failed)?;
+    dismiss(worker).map_err(Failure::failed)?;
     result
+}
+
+/// Waits for a worker whose hub is gone. It leaves by itself; but a handler that does not end would
+/// keep it, and with it this process, which was told to stop.
+fn dismiss(mut worker: Child) -> io::Result<()> {
+    let patience = Instant::now() + LEAVE;
+    while worker.try_wait()?.is_none() {
+        if Instant::now() >= patience {
+            worker.kill()?;
+            worker.wait()?;
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 fn start_worker(socket: &Path) -> Result<Child, Failure> {

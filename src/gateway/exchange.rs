@@ -50,10 +50,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let body_at = body_offset(dispatch.head_len);
         let whole = match body {
             BodyLength::None => Some(0),
-            BodyLength::Known(n) if body_at as u64 + n <= geometry.contiguous_max() as u64 => {
-                Some(n as usize)
-            }
-            _ => None,
+            BodyLength::Known(n) => contiguous(n, body_at, geometry),
+            BodyLength::Chunked => None,
         };
         let first_len = match whole {
             Some(n @ 1..) => body_at + n,
@@ -138,7 +136,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 {
                     Ok(relayed) => relayed,
                     Err(fault) => {
-                        exchange.abort();
+                        exchange.abort(u64::MAX);
                         if began.get().is_some() {
                             return Next::Drop;
                         }
@@ -258,6 +256,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }));
         let mut upload = pin!(upload.run(&mut self.input, body));
         let mut uploading = true;
+        let mut cut = false;
         let relayed = poll_fn(|cx| {
             if uploading && let Poll::Ready(end) = upload.as_mut().poll(cx) {
                 uploading = false;
@@ -267,8 +266,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     Err(UploadEnd::Worker(failure)) if began.get().is_none() => {
                         return Poll::Ready(Ok(Relayed::Failed(failure)));
                     }
-                    // The relay finds out by itself.
-                    Err(UploadEnd::Worker(_)) => {}
+                    // The worker has begun to answer and takes no more: it is told that the rest
+                    // will not come, and has its time to finish.
+                    Err(UploadEnd::Worker(_)) => {
+                        cut = true;
+                        exchange.abort(self.shard.clock.now_ms() + self.shard.config.timeout_ms);
+                    }
                 }
             }
             relay.as_mut().poll(cx).map(Ok)
@@ -277,7 +280,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         Ok(match relayed {
             // The worker has answered without taking all of the body: what is left of it must not
             // be taken for a request.
-            Relayed::Whole { .. } if exchange.is_uploading() => Relayed::Whole { reusable: false },
+            Relayed::Whole { .. } if cut || exchange.is_uploading() => {
+                Relayed::Whole { reusable: false }
+            }
             other => other,
         })
     }
@@ -303,6 +308,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             None => Next::Drop,
         }
     }
+}
+
+/// The body's length where head and body fit one frame. The client names the length, so it is not
+/// added to before it is known to be small.
+fn contiguous(length: u64, body_at: usize, geometry: Geometry) -> Option<usize> {
+    let room = geometry.contiguous_max().checked_sub(body_at)?;
+    usize::try_from(length).ok().filter(|len| *len <= room)
 }
 
 /// A request body on its way to the worker, frame by frame.
@@ -501,5 +513,22 @@ fn gone_or_slow(watch: &Watch) -> BodyFault {
         BodyFault::TooSlow
     } else {
         BodyFault::Gone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_length_is_too_long_to_be_looked_at() {
+        let geometry = Geometry::new(16, 4096).unwrap();
+        let most = geometry.contiguous_max();
+        assert_eq!(contiguous(10, 64, geometry), Some(10));
+        assert_eq!(contiguous(most as u64 - 64, 64, geometry), Some(most - 64));
+        for length in [most as u64 - 63, u64::MAX - 64, u64::MAX - 63, u64::MAX] {
+            assert_eq!(contiguous(length, 64, geometry), None, "{length}");
+        }
+        assert_eq!(contiguous(1, most + 1, geometry), None);
     }
 }

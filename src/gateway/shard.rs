@@ -255,9 +255,11 @@ impl Shard {
                     if peer.is_some() {
                         let _ = set_nodelay(&socket);
                     }
-                    self.ticker.rouse();
                     let shard = self.clone();
                     monoio::spawn(async move {
+                        // Not before the task runs: a tick that came first would find no connection
+                        // and turn the pulse off again.
+                        shard.ticker.rouse();
                         serve(shard.clone(), socket, peer).await;
                         shard.connection_ended();
                     });

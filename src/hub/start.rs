@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -215,7 +216,12 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         };
         let report = report.clone();
         spawn(&format!("shard-{index}"), move || {
-            let failure = shard::run(parts).err().map(|e| e.to_string());
+            // A shard that panics must not leave a hub behind that listens and never answers.
+            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| shard::run(parts)));
+            let failure = match outcome {
+                Ok(ended) => ended.err().map(|e| e.to_string()),
+                Err(_) => Some("it panicked: this is a fault of the hub, report it".into()),
+            };
             report.send(Report::Stopped(index, failure));
         })?;
     }

@@ -16,7 +16,7 @@ use crate::hub::attach::{Peer, Received};
 use crate::hub::lanes::NewLane;
 use crate::hub::liveness::{Due, Liveness};
 use crate::hub::state::HubState;
-use crate::limits::{GREETING_MS, MAX_WORKERS};
+use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_WORKERS};
 use crate::shm::layout::{ABI_VERSION, Geometry};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::listen::accept;
@@ -45,6 +45,8 @@ pub struct Supervisor {
     /// Connections on the attach socket, by a number of their own.
     peers: HashMap<u64, Connected>,
     next_peer: u64,
+    /// When connections are accepted again, after it could not be done.
+    accept_again_ms: Option<u64>,
     running: usize,
     stopping: bool,
     failure: Option<String>,
@@ -54,6 +56,8 @@ struct Connected {
     peer: Peer,
     /// The worker's index once it has attached.
     worker: Option<usize>,
+    /// Whether it has asked to drain.
+    draining: bool,
     /// When it must have attached.
     greet_by_ms: u64,
 }
@@ -67,6 +71,7 @@ impl Supervisor {
             parts,
             peers,
             next_peer: 0,
+            accept_again_ms: None,
             running,
             stopping: false,
             failure: None,
@@ -117,7 +122,8 @@ impl Supervisor {
             tv_nsec: t.subsec_nanos() as i64,
         });
         let keys: Vec<u64> = self.peers.keys().copied().collect();
-        let accepting = !self.stopping && self.peers.len() < MAX_WORKERS;
+        let accepting =
+            !self.stopping && self.peers.len() < MAX_WORKERS && self.accept_again_ms.is_none();
         let mut fds = vec![
             watch(self.parts.stop.as_fd(), !self.stopping),
             watch(self.parts.reports.as_fd(), true),
@@ -155,11 +161,14 @@ impl Supervisor {
         let expiry = self.parts.state.read(|r| r.next_expiry_ms());
         let ping = self.peers.values().any(|c| c.worker.is_some());
         let ping = ping.then(|| self.parts.liveness.next_ms());
-        greeting.chain(expiry).chain(ping).min().unwrap_or(u64::MAX)
+        let accept = self.accept_again_ms;
+        let all = greeting.chain(expiry).chain(ping).chain(accept);
+        all.min().unwrap_or(u64::MAX)
     }
 
     fn keep_time(&mut self) {
         let now_ms = monotonic_ms();
+        self.accept_again_ms.take_if(|at| *at <= now_ms);
         let late = |c: &Connected| c.worker.is_none() && c.greet_by_ms <= now_ms;
         self.peers.retain(|_, connected| !late(connected));
         if self
@@ -187,7 +196,7 @@ impl Supervisor {
     }
 
     fn accept_all(&mut self) {
-        loop {
+        while self.peers.len() < MAX_WORKERS {
             match accept(self.parts.listener.as_fd()) {
                 Ok(Some((socket, _))) => match Peer::accept(socket) {
                     Ok(peer) => {
@@ -195,6 +204,7 @@ impl Supervisor {
                         let connected = Connected {
                             peer,
                             worker: None,
+                            draining: false,
                             greet_by_ms,
                         };
                         self.peers.insert(self.next_peer, connected);
@@ -206,7 +216,10 @@ impl Supervisor {
                 },
                 Ok(None) => return,
                 Err(error) => {
+                    // Out of descriptors, most likely. The connection stays in the queue, so the
+                    // listener stays readable: to look again at once would be to spin.
                     tracing::warn!("cannot accept a worker: {error}");
+                    self.accept_again_ms = Some(monotonic_ms() + ACCEPT_PAUSE_MS);
                     return;
                 }
             }
@@ -234,7 +247,7 @@ impl Supervisor {
     }
 
     fn obey(&mut self, key: u64, message: ToHub) {
-        let Some(connected) = self.peers.get(&key) else {
+        let Some(connected) = self.peers.get_mut(&key) else {
             return;
         };
         match (message, connected.worker) {
@@ -257,7 +270,12 @@ impl Supervisor {
                     }
                 }
             }
+            // Each message of a worker is taken once, so that none can keep this thread busy.
+            (ToHub::Drain, Some(_)) if connected.draining => {
+                self.lose(key, "it asked to drain twice")
+            }
             (ToHub::Drain, Some(worker)) => {
+                connected.draining = true;
                 tracing::info!(
                     worker = self.name_of(worker),
                     "draining: the worker asked for it"

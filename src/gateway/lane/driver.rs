@@ -109,7 +109,7 @@ impl Lane {
         let Some(turn) = self.judge(taken) else {
             return Look::Ended(Ended::Dead);
         };
-        if turn.slots_returned {
+        if turn.room_made {
             self.wake_first_in_line();
         }
         let asleep = self.core.borrow_mut().publish();

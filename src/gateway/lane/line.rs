@@ -18,13 +18,6 @@ impl Line {
             waker.wake_by_ref();
         }
     }
-
-    /// Has everybody look again.
-    pub fn wake_all(&self) {
-        for (_, waker) in self.waiting.borrow().iter() {
-            waker.wake_by_ref();
-        }
-    }
 }
 
 /// A place in a line, or before one; left when dropped.

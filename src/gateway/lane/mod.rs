@@ -13,6 +13,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
+use slab::Slab;
+
 pub use self::core::{ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::violation::Violation;
@@ -59,8 +61,8 @@ pub struct Lane {
     /// Tasks that wait for slots for more of a body. A line of their own, since newcomers wait for
     /// more than these may: a part of the arena is kept for them.
     bodies: Line,
-    /// How many tasks wait for slots to come back.
-    hungry: Cell<usize>,
+    /// Tasks that wait for slots to come back, in a line or not, to look at the time at each tick.
+    hungry: RefCell<Slab<Waker>>,
     violation: Cell<Option<Violation>>,
     draining: Cell<bool>,
 }
@@ -84,7 +86,7 @@ impl Lane {
             driver: RefCell::new(None),
             newcomers: Line::default(),
             bodies: Line::default(),
-            hungry: Cell::new(0),
+            hungry: RefCell::new(Slab::new()),
             violation: Cell::new(None),
             draining: Cell::new(false),
         };
@@ -118,7 +120,7 @@ impl Lane {
 
     /// Whether there is an exchange that has not ended.
     pub fn is_busy(&self) -> bool {
-        self.core.borrow().in_use() > 0 || self.hungry.get() > 0
+        self.core.borrow().in_use() > 0 || !self.hungry.borrow().is_empty()
     }
 
     /// What the worker did to be evicted, once.
@@ -172,8 +174,7 @@ impl Lane {
     /// The worker is gone, or is thrown out: everybody who waits is told.
     pub fn die(&self) {
         self.core.borrow_mut().die();
-        self.bodies.wake_all();
-        self.newcomers.wake_all();
+        self.wake_hungry();
         self.wake_driver();
     }
 
@@ -189,7 +190,7 @@ impl Lane {
         self.draining.get() && self.core.borrow().in_flight() == 0
     }
 
-    /// Fails what is overdue at `now_ms`, has everybody in line for slots look at the time, and the
+    /// Fails what is overdue at `now_ms`, has everybody who waits for slots look at the time, and the
     /// driver at the ring.
     pub fn tick(&self, now_ms: u64) {
         self.core.borrow_mut().expire(now_ms);
@@ -197,8 +198,7 @@ impl Lane {
             // A return does not ring: one that came behind the last answer is found here.
             self.wake_driver();
         }
-        self.bodies.wake_all();
-        self.newcomers.wake_all();
+        self.wake_hungry();
     }
 
     /// Asks the worker for a sign of life. Returns whether the last one is still owed.
@@ -237,7 +237,7 @@ impl Lane {
             }
             drop(core);
             if place.join(cx.waker()) {
-                hunger = Some(Hunger::new(self));
+                hunger = Some(Hunger::new(self, cx.waker()));
             }
             Poll::Pending
         })
@@ -247,6 +247,12 @@ impl Lane {
     fn wake_first_in_line(&self) {
         self.bodies.wake_first();
         self.newcomers.wake_first();
+    }
+
+    fn wake_hungry(&self) {
+        for (_, waker) in self.hungry.borrow().iter() {
+            waker.wake_by_ref();
+        }
     }
 
     fn wake_driver(&self) {
@@ -270,26 +276,32 @@ impl Lane {
     }
 }
 
-/// While one of these exists, the worker wakes the hub for returned slots too.
-struct Hunger<'a>(&'a Lane);
+/// While one of these exists, the worker wakes the hub for returned slots too, and the task looks at
+/// the time at each tick.
+struct Hunger<'a> {
+    lane: &'a Lane,
+    key: usize,
+}
 
 impl<'a> Hunger<'a> {
-    fn new(lane: &'a Lane) -> Hunger<'a> {
-        lane.hungry.set(lane.hungry.get() + 1);
-        if lane.hungry.get() == 1 {
+    fn new(lane: &'a Lane, waker: &Waker) -> Hunger<'a> {
+        let first = lane.hungry.borrow().is_empty();
+        let key = lane.hungry.borrow_mut().insert(waker.clone());
+        if first {
             lane.core.borrow_mut().set_starved(true);
         }
         // A return that came before the worker could know is seen by this look at the ring.
         lane.wake_driver();
-        Hunger(lane)
+        Hunger { lane, key }
     }
 }
 
 impl Drop for Hunger<'_> {
     fn drop(&mut self) {
-        self.0.hungry.set(self.0.hungry.get() - 1);
-        if self.0.hungry.get() == 0 {
-            self.0.core.borrow_mut().set_starved(false);
+        let mut hungry = self.lane.hungry.borrow_mut();
+        hungry.remove(self.key);
+        if hungry.is_empty() {
+            self.lane.core.borrow_mut().set_starved(false);
         }
     }
 }
@@ -324,9 +336,10 @@ impl Exchange {
         self.end_body(0, deadline_ms);
     }
 
-    /// Tells the worker that the request body will never be complete.
-    pub fn abort(&self) {
-        self.end_body(ABORT, u64::MAX);
+    /// Tells the worker that the request body will never be complete. What it still has to say is
+    /// due at `deadline_ms`.
+    pub fn abort(&self, deadline_ms: u64) {
+        self.end_body(ABORT, deadline_ms);
     }
 
     fn end_body(&self, abort: u8, deadline_ms: u64) {
@@ -375,7 +388,7 @@ impl Exchange {
             }
             core.watch(self.id, cx.waker());
             drop(core);
-            hunger.get_or_insert_with(|| Hunger::new(lane));
+            hunger.get_or_insert_with(|| Hunger::new(lane, cx.waker()));
             Poll::Pending
         })
         .await?;
@@ -401,10 +414,10 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let result = self.lane.core.borrow_mut().finish(self.id);
-        self.lane.judge(result);
+        let call = self.lane.core.borrow_mut().finish(self.id);
+        let call = self.lane.judge(call).unwrap_or(false);
         self.lane.wake_first_in_line();
-        if self.lane.draining.get() {
+        if call || self.lane.draining.get() {
             self.lane.wake_driver();
         }
     }
