@@ -1,6 +1,7 @@
 //! Bodies of every size in both directions, most of them far larger than the memory they go through.
 //! Every byte is checked by its place, and the hub's memory is watched.
-#![cfg(feature = "gateway")]
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 

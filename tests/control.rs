@@ -1,5 +1,6 @@
 //! The control paths, who may use them, the command line and what it refuses.
-#![cfg(feature = "gateway")]
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! The HTTP front end as clients meet it: framing, persistence, order and refusals, over TCP and Unix
 //! sockets. Looks at bytes only, never at the crate.
-#![cfg(feature = "gateway")]
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 

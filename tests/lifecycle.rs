@@ -1,6 +1,7 @@
 //! Births and deaths: of workers, of hubs, of both at once, politely and by kill -9. What clients see
 //! of it, and that nothing stays behind.
-#![cfg(feature = "gateway")]
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Which worker and which handler a request reaches, and what a client is told where none answers.
-#![cfg(feature = "gateway")]
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! What handlers see and what becomes of their answers, through a real hub and worker processes of
 //! their own. The SDK is used as its documentation says.
-#![cfg(feature = "gateway")]
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 
@@ -437,7 +438,6 @@ fn more_requests_than_threads_wait_their_turn() {
     }
 }
 
-#[cfg(feature = "tokio")]
 #[test]
 fn async_handlers_run_side_by_side() {
     let hub = Hub::start();
@@ -465,7 +465,6 @@ fn async_handlers_run_side_by_side() {
     drop(worker);
 }
 
-#[cfg(feature = "tokio")]
 #[test]
 fn async_handlers_stream_parse_and_panic() {
     let hub = HubOptions::new().args(["--slots", "64"]).start();

@@ -290,7 +290,6 @@ fn check(request: Request) -> Response {
     }
 }
 
-#[cfg(feature = "tokio")]
 fn run_async(worker: Worker) -> Result<(), slotway::worker::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -299,13 +298,7 @@ fn run_async(worker: Worker) -> Result<(), slotway::worker::Error> {
     runtime.block_on(async_worker(worker).run_async())
 }
 
-#[cfg(not(feature = "tokio"))]
-fn run_async(_: Worker) -> Result<(), slotway::worker::Error> {
-    panic!("built without tokio")
-}
-
 /// Handlers in an event loop, beside one that blocks.
-#[cfg(feature = "tokio")]
 fn async_worker(worker: Worker) -> Worker {
     worker
         .route_async("GET", "/hello", |_: Request| async { "Hello, World!" })
