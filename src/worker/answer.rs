@@ -10,7 +10,8 @@ use crate::shm::codec::{RESPONSE_PREFIX_LEN, response_prefix};
 use crate::shm::descriptor::{Completion, Descriptor, END, UNKNOWN_LENGTH};
 use crate::shm::layout::body_offset;
 use crate::shm::region::Slots;
-use crate::worker::lane::{ExchangeId, Lane, Want, abort};
+use crate::worker::lane::{ExchangeId, Lane, abort};
+use crate::worker::outbound::Want;
 use crate::worker::session::{Session, Sleep};
 
 /// The duty to answer one exchange. Dropped without a last word, it says that the answer failed.

@@ -1,20 +1,19 @@
 //! The worker's end of one lane: its rings, its arena, and the request bodies that are still
 //! arriving. Every method may be called from any thread; none blocks.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use crate::limits::{MAX_STREAM_FRAME, STREAM_WINDOW};
 use crate::shm::codec::{RESPONSE_PREFIX_LEN, response_prefix};
 use crate::shm::descriptor::{ABORT, CLIENT_LEFT, Completion, Descriptor, END, Run, Submission};
-use crate::shm::doorbell::should_ring;
+use crate::shm::doorbell::{is_starved, sate, should_ring, starve};
 use crate::shm::region::{Arena, LaneMemory, Slots, Word, WorkerSide};
-use crate::shm::ring::{Consumer, Producer};
+use crate::shm::ring::Consumer;
 use crate::sys::eventfd::EventFd;
 use crate::worker::frame::Frame;
 use crate::worker::inbox::Inbox;
+use crate::worker::outbound::{Outbound, Want};
 use crate::worker::session::{Session, lock};
 
 /// The worker's end of a lane.
@@ -33,7 +32,6 @@ pub(crate) struct Lane {
     inboxes: Box<[Mutex<Option<Arc<Inbox>>>]>,
     /// Whether there may be any inbox.
     arriving: AtomicBool,
-    limits: Limits,
 }
 
 /// Names an exchange of a lane.
@@ -69,43 +67,6 @@ pub(crate) struct Taken {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Broken;
 
-/// How many slots a frame needs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Want {
-    /// A whole answer in one piece.
-    Whole(u32),
-    /// The first frame of a streamed answer: at least the first number, at most the second.
-    Opening(u32, u32),
-    /// A further frame of a streamed answer: at most so many.
-    Further(u32),
-}
-
-/// Bounds that keep one stream from taking the arena for itself.
-#[derive(Clone, Copy, Debug)]
-struct Limits {
-    /// Most slots in one streamed frame.
-    frame: u32,
-    /// Most slots one exchange may have under way.
-    window: u32,
-    /// Slots that streams leave alone, for heads and short answers.
-    reserve: u32,
-}
-
-#[derive(Debug)]
-struct Outbound {
-    producer: Producer,
-    arena: Arena,
-    /// By first slot: the exchange a run belongs to and its length; zero slots: not lent.
-    lent: Box<[(u32, u32)]>,
-    /// By exchange: how many slots it has under way.
-    held: Box<[u32]>,
-    /// Who waits for slots.
-    waiting: Vec<Waker>,
-    /// Exchanges that lost their handler when no slot was free to say so.
-    orphans: VecDeque<ExchangeId>,
-    broken: bool,
-}
-
 impl Lane {
     /// A lane over memory that nobody has used yet.
     pub(crate) fn new(
@@ -115,30 +76,15 @@ impl Lane {
     ) -> Lane {
         let geometry = memory.geometry();
         let slots = geometry.slots();
-        let frame = (geometry.slots_for(MAX_STREAM_FRAME) as u32).min((slots / 8).max(1));
-        let limits = Limits {
-            frame,
-            window: (frame * STREAM_WINDOW as u32).min(slots / 4).max(1),
-            reserve: slots / 4,
-        };
         Lane {
             memory,
             hub_bell,
             own_bell,
             inbound: Mutex::new(Consumer::default()),
-            outbound: Mutex::new(Outbound {
-                producer: Producer::default(),
-                arena: Arena::new(slots),
-                lent: vec![(0, 0); slots as usize].into(),
-                held: vec![0; slots as usize].into(),
-                waiting: Vec::new(),
-                orphans: VecDeque::new(),
-                broken: false,
-            }),
+            outbound: Mutex::new(Outbound::new(geometry)),
             last_rung: AtomicU32::new(0),
             inboxes: (0..slots).map(|_| Mutex::new(None)).collect(),
             arriving: AtomicBool::new(false),
-            limits,
         }
     }
 
@@ -219,9 +165,7 @@ impl Lane {
             return;
         }
         drop(outbound);
-        // SYNC POINT starved: the hub sets its word, fences, and looks at the ring once more.
-        fence(Ordering::SeqCst);
-        if self.memory.peer_word(Word::Starved).load(Ordering::Relaxed) != 0 {
+        if is_starved(self.memory.peer_word(Word::Starved)) {
             self.ring_hub();
         }
     }
@@ -267,14 +211,14 @@ impl Lane {
 
     /// Takes response slots, if there are any to be had.
     pub(crate) fn allocate(&self, exchange: u32, want: Want) -> Option<Slots> {
-        lock(&self.outbound).allocate(exchange, want, &self.limits)
+        lock(&self.outbound).allocate(exchange, want)
     }
 
     /// Takes response slots, or has `cx` woken when some have come back. After `Pending` the caller
     /// must look at the submission ring once more.
     pub(crate) fn poll_allocate(&self, exchange: u32, want: Want, cx: &Context<'_>) -> Poll<Slots> {
         let mut outbound = lock(&self.outbound);
-        if let Some(slots) = outbound.allocate(exchange, want, &self.limits) {
+        if let Some(slots) = outbound.allocate(exchange, want) {
             return Poll::Ready(slots);
         }
         if !outbound.waiting.iter().any(|w| w.will_wake(cx.waker())) {
@@ -417,7 +361,7 @@ impl Lane {
 
     fn answer_orphans(&self, outbound: &mut Outbound) {
         while let Some(&id) = outbound.orphans.front() {
-            let Some(mut slots) = outbound.allocate(id.index, Want::Whole(1), &self.limits) else {
+            let Some(mut slots) = outbound.allocate(id.index, Want::Whole(1)) else {
                 return self.set_starved(true);
             };
             outbound.orphans.pop_front();
@@ -442,11 +386,12 @@ impl Lane {
     }
 
     fn set_starved(&self, starved: bool) {
-        self.memory
-            .own_word(Word::Starved)
-            .store(starved as u32, Ordering::Relaxed);
-        // SYNC POINT starved: pairs with the fence of a hub that has published a return.
-        fence(Ordering::SeqCst);
+        let word = self.memory.own_word(Word::Starved);
+        if starved {
+            starve(word);
+        } else {
+            sate(word);
+        }
     }
 
     fn ring_hub(&self) {
@@ -454,49 +399,6 @@ impl Lane {
             // A hub that cannot be woken is one that is gone, and that is noticed elsewhere.
             let _ = self.hub_bell.ring();
         }
-    }
-}
-
-impl Outbound {
-    /// Queues and publishes; `false` where the hub cannot be talked to any more.
-    fn push(&mut self, memory: &LaneMemory<WorkerSide>, d: Descriptor) -> bool {
-        let ring = memory.outbound();
-        self.broken |= self.broken || self.producer.push(&ring, d).is_err();
-        self.producer.publish(&ring);
-        !self.broken
-    }
-
-    fn allocate(&mut self, exchange: u32, want: Want, limits: &Limits) -> Option<Slots> {
-        let free = self.arena.free_count();
-        let held = self.held[exchange as usize];
-        let streamed = |at_most: u32| {
-            let window = limits.window.saturating_sub(held);
-            let spare = free.saturating_sub(limits.reserve);
-            (free / 8)
-                .max(1)
-                .min(at_most)
-                .min(limits.frame)
-                .min(window)
-                .min(spare)
-        };
-        let slots = match want {
-            Want::Whole(count) => self.arena.allocate(count),
-            Want::Opening(at_least, at_most) => {
-                let count = streamed(at_most).max(at_least);
-                self.arena
-                    .allocate(count)
-                    .or_else(|| self.arena.allocate(at_least))
-            }
-            Want::Further(at_most) => {
-                let count = streamed(at_most);
-                // Fragments are no reason to wait: any single slot carries the stream on.
-                self.arena
-                    .allocate(count)
-                    .or_else(|| self.arena.allocate(count.min(1)))
-            }
-        }?;
-        self.held[exchange as usize] += slots.run().slots;
-        Some(slots)
     }
 }
 

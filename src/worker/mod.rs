@@ -29,6 +29,7 @@ mod error;
 mod frame;
 mod inbox;
 mod lane;
+mod outbound;
 mod parker;
 mod poll_guard;
 mod request;
