@@ -234,7 +234,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         .await
     }
 
-    /// Relays the response while the request body is still being received.
+    /// Relays the response while the request body is still being received, and behind it watches
+    /// whether the client leaves.
     async fn relay_uploading(
         &mut self,
         exchange: &Exchange,
@@ -243,10 +244,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         began: &Cell<Option<u16>>,
         timing: &mut Timing,
     ) -> Result<Relayed, BodyFault> {
+        let watch = &*self.entered.watch;
         let upload = Upload {
             exchange,
             geometry: exchange.lane().geometry(),
-            watch: &self.entered.watch,
+            watch,
             clock: &self.shard.clock,
             timeout_ms: self.shard.config.timeout_ms,
         };
@@ -254,14 +256,19 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             began.set(Some(status));
             timing.answered();
         }));
-        let mut upload = pin!(upload.run(&mut self.input, body));
+        let mut upload = pin!(async {
+            upload.run(&mut self.input, body).await?;
+            self.input.until_ended().await;
+            Ok(())
+        });
         let mut uploading = true;
         let mut cut = false;
         let relayed = poll_fn(|cx| {
             if uploading && let Poll::Ready(end) = upload.as_mut().poll(cx) {
                 uploading = false;
                 match end {
-                    Ok(()) => {}
+                    Ok(()) if watch.fired() => {}
+                    Ok(()) => exchange.client_left(),
                     Err(UploadEnd::Client(fault)) => return Poll::Ready(Err(fault)),
                     Err(UploadEnd::Worker(failure)) if began.get().is_none() => {
                         return Poll::Ready(Ok(Relayed::Failed(failure)));
