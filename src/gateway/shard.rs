@@ -241,7 +241,6 @@ impl Shard {
     async fn accept_from(self: Rc<Self>, listener: OwnedFd) {
         let Ok(ready) = listener
             .try_clone()
-            .map_err(io::Error::from)
             .and_then(|fd| UnixStream::from_std(fd.into()))
         else {
             return;

@@ -453,3 +453,71 @@ impl Drop for Exchange {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Wake};
+
+    use super::*;
+    use crate::sys::eventfd::EventFd;
+    use crate::sys::memory::SharedMemory;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn lane() -> Rc<Lane> {
+        let geometry = Geometry::new(16, 4096).unwrap();
+        let len = geometry.memory_len();
+        let (_, request) = SharedMemory::create_written_here("test-request", len).unwrap();
+        let (_, response) = SharedMemory::create_written_by_peer("test-response", len).unwrap();
+        let parts = LaneParts {
+            name: "test".into(),
+            memory: Arc::new(LaneMemory::new(request, response, geometry).unwrap()),
+            stats: Arc::new(LaneStats::new(16)),
+            hub_doorbell: EventFd::new(false).unwrap().into(),
+            worker_doorbell: EventFd::new(true).unwrap().into(),
+            wake: WakeMode::Futex,
+        };
+        Lane::new(parts, Rc::new(Clock::new()), 1000).0
+    }
+
+    #[test]
+    fn who_waits_for_the_window_looks_at_the_time_at_each_tick() {
+        let lane = lane();
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let Poll::Ready(Ok((exchange, slots))) = pin!(lane.begin(1, false, || false)).poll(cx)
+        else {
+            panic!("an empty lane has slots");
+        };
+        let frame = RequestFrame {
+            head_len: 64,
+            body_len: 0,
+            total: None,
+            flags: 0,
+        };
+        exchange.submit(slots, frame, u64::MAX);
+        let late = Cell::new(false);
+        // The one frame fills the window, and the worker does not return it.
+        let mut allocate = pin!(exchange.allocate(1, 1, || late.get()));
+        assert!(allocate.as_mut().poll(cx).is_pending());
+        assert!(lane.is_busy());
+        late.set(true);
+        lane.tick(1);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        let Poll::Ready(Err(failure)) = allocate.as_mut().poll(cx) else {
+            panic!("it is late");
+        };
+        assert_eq!(failure, Failure::Deadline);
+        assert!(lane.hungry.borrow().is_empty());
+    }
+}
