@@ -40,8 +40,8 @@ pub enum StartError {
         /// Bytes the machine has.
         total: u64,
     },
-    /// A socket could not be opened: its address, and why.
-    Listen(String, io::Error),
+    /// A socket could not be opened: which, why, and what to do.
+    Listen(io::Error),
     /// The directory of the attach socket is not private: the socket's path, and why.
     Directory(PathBuf, io::Error),
     /// A thread or descriptor could not be had: what for, and why.
@@ -58,24 +58,8 @@ impl fmt::Display for StartError {
                 wanted >> 20,
                 total >> 20
             ),
-            StartError::Listen(address, error) => {
-                write!(f, "cannot listen on {address}: {error}")?;
-                match error.kind() {
-                    io::ErrorKind::AddrInUse => {
-                        write!(
-                            f,
-                            ". Is another hub running? Stop it, or choose another address"
-                        )
-                    }
-                    io::ErrorKind::PermissionDenied => {
-                        write!(
-                            f,
-                            ". Choose a place you may write to, or a port from 1024 on"
-                        )
-                    }
-                    _ => Ok(()),
-                }
-            }
+            // It names the address, and says what to do.
+            StartError::Listen(error) => error.fmt(f),
             StartError::Directory(path, error) => write!(
                 f,
                 "cannot put the attach socket at {}: {error}. Make its directory your own with mode 0700, or give --socket",
@@ -154,8 +138,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         let mut address = *address;
         for shard in &mut listeners {
             let listener = listen_tcp(address)?;
-            address =
-                local_addr(&listener).map_err(|e| StartError::Listen(address.to_string(), e))?;
+            address = local_addr(&listener).map_err(StartError::Listen)?;
             shard.push(listener);
         }
         tcp.push(address);
@@ -279,11 +262,9 @@ fn spawn<T: Send + 'static>(
 }
 
 fn listen_tcp(address: SocketAddr) -> Result<OwnedFd, StartError> {
-    tcp_listener(address, true, LISTEN_BACKLOG)
-        .map_err(|e| StartError::Listen(format!("http://{address}"), e))
+    tcp_listener(address, true, LISTEN_BACKLOG).map_err(StartError::Listen)
 }
 
 fn listen_unix(path: &Path, mode: u32) -> Result<OwnedFd, StartError> {
-    unix_listener(path, mode, LISTEN_BACKLOG)
-        .map_err(|e| StartError::Listen(format!("unix:{}", path.display()), e))
+    unix_listener(path, mode, LISTEN_BACKLOG).map_err(StartError::Listen)
 }
