@@ -39,6 +39,9 @@ pub(super) struct Connection<'a, F> {
     pub(super) peer: Option<SocketAddr>,
 }
 
+/// How many workers a request may lose before it is answered with 503.
+const MAX_TRIES: usize = 3;
+
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -152,26 +155,49 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     }
 
     async fn answer(&mut self, bounds: HeadBounds) -> Next {
-        let raw = &self.input.buffered()[bounds.start..bounds.end];
+        let mut tries = 0;
         let Plan {
             mut manner,
             body,
             expects_continue,
             action,
-        } = match self.shard.plan(raw, self.peer) {
-            Ok(plan) => plan,
-            Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
-        };
-        if let Action::Dispatch(dispatch) = action {
-            return self
-                .dispatch(dispatch, manner, body, expects_continue, bounds)
+        } = loop {
+            let raw = &self.input.buffered()[bounds.start..bounds.end];
+            let mut plan = match self.shard.plan(raw, self.peer) {
+                Ok(plan) => plan,
+                Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
+            };
+            let Action::Dispatch(dispatch) = plan.action else {
+                break plan;
+            };
+            let lane = dispatch.lane.clone();
+            let next = self
+                .dispatch(
+                    dispatch,
+                    plan.manner,
+                    plan.body,
+                    plan.expects_continue,
+                    bounds,
+                )
                 .await;
-        }
+            if let Some(next) = next {
+                return next;
+            }
+            // The worker went while the request waited for a slot of it. Whoever has the route now
+            // may answer, but a request does not chase workers for ever.
+            tries += 1;
+            if tries == MAX_TRIES {
+                plan.action = Action::Problem(Problem::no_worker(lane.name()));
+                break plan;
+            }
+        };
         self.input.consume(bounds.end);
         if let Action::Control(path) = action {
             return self.control(&path, manner, body, expects_continue).await;
         }
-        // The body of a request nobody takes is not read: what follows it is no request.
+        if let Action::Problem(problem) = action {
+            return self.refuse_unread(problem, manner, body).await;
+        }
         manner.keep_alive &= body == BodyLength::None;
         let sent = match action {
             Action::Preflight => self.output.send_own(204, PREFLIGHT, b"", manner).await,
@@ -180,8 +206,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     .send_own(204, &[("allow", &allow)], b"", manner)
                     .await
             }
-            Action::Problem(problem) => return self.refuse(problem, manner).await,
-            Action::Dispatch(_) | Action::Control(_) => Ok(()),
+            Action::Problem(_) | Action::Dispatch(_) | Action::Control(_) => Ok(()),
         };
         after(sent, manner)
     }

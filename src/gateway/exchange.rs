@@ -23,7 +23,8 @@ use crate::shm::layout::{Geometry, body_offset};
 use crate::shm::region::Slots;
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
-    /// Hands a request to a worker and relays its answer.
+    /// Hands a request to a worker and relays its answer. `None`, with the head still buffered, where
+    /// the worker was lost while the request waited for a slot: another may have its route by now.
     pub(super) async fn dispatch(
         &mut self,
         dispatch: Dispatch,
@@ -31,7 +32,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         body: BodyLength,
         expects_continue: bool,
         bounds: HeadBounds,
-    ) -> Next {
+    ) -> Option<Next> {
         let lane = dispatch.lane.clone();
         let mut timing = Timing::start(&self.shard.config);
         let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
@@ -55,21 +56,20 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         };
         let (exchange, mut slots) = match begun {
             Ok(begun) => begun,
-            Err(failure) => {
-                let problem = match failure {
-                    Failure::WorkerGone => Problem::no_worker(lane.name()),
-                    Failure::Deadline => Problem::busy(lane.name()),
-                };
-                return self.refuse_unread(problem, manner, body, bounds).await;
+            Err(Failure::WorkerGone) => return None,
+            Err(Failure::Deadline) => {
+                self.input.consume(bounds.end);
+                return Some(
+                    self.refuse_unread(Problem::busy(lane.name()), manner, body)
+                        .await,
+                );
             }
         };
         let raw = &self.input.buffered()[bounds.start..bounds.end];
         let room = lane.memory().bytes_mut(&mut slots);
         let Some(head_len) = self.shard.encode_planned(&dispatch, raw, self.peer, room) else {
-            // The route was given to another worker while the request waited for a slot.
             lane.release(slots);
-            let problem = Problem::no_worker(lane.name());
-            return self.refuse_unread(problem, manner, body, bounds).await;
+            return None;
         };
         timing.describe(raw);
         self.input.consume(bounds.end);
@@ -79,7 +79,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             && self.output.send_raw(CONTINUE).await.is_err()
         {
             lane.release(slots);
-            return Next::Drop;
+            return Some(Next::Drop);
         }
         let began = Cell::new(None);
         let relayed = match whole {
@@ -90,7 +90,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                         .await
                     {
                         Ok(slots) => slots,
-                        Err(fault) => return self.refuse_body(fault, manner).await,
+                        Err(fault) => return Some(self.refuse_body(fault, manner).await),
                     };
                 }
                 let total = Some(body_len as u64);
@@ -127,15 +127,15 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     Err(fault) => {
                         exchange.abort(u64::MAX);
                         if began.get().is_some() {
-                            return Next::Drop;
+                            return Some(Next::Drop);
                         }
-                        return self.refuse_body(fault, manner).await;
+                        return Some(self.refuse_body(fault, manner).await);
                     }
                 }
             }
         };
         timing.finish(began.get(), lane.name());
-        self.settle(&exchange, relayed, manner).await
+        Some(self.settle(&exchange, relayed, manner).await)
     }
 
     /// What follows from how the relay ended.
@@ -283,15 +283,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         })
     }
 
-    /// An error answer to a request whose head is still buffered and whose body is not read.
-    async fn refuse_unread(
+    /// An error answer to a request whose body is not read: what follows it is no request.
+    pub(super) async fn refuse_unread(
         &mut self,
         problem: Problem,
         mut manner: Manner,
         body: BodyLength,
-        bounds: HeadBounds,
     ) -> Next {
-        self.input.consume(bounds.end);
         manner.keep_alive &= body == BodyLength::None;
         self.refuse(problem, manner).await
     }
