@@ -375,3 +375,23 @@ fn assert_bounded(hub: &Hub, before_kib: u64) {
     println!("the hub grew by {grown} KiB at most");
     assert!(grown < GROWTH_KIB, "from {before_kib} KiB to {peak} KiB");
 }
+
+#[test]
+fn an_echo_answers_what_it_has_before_it_waits_for_more() {
+    for args in [&[][..], &["--threads", "1"]] {
+        let hub = Hub::start();
+        let _worker = hub.worker_with("demo", args);
+        let mut client = hub.connect();
+        client.send("POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let parts = ["a question", "another", "the last"];
+        for (index, part) in parts.into_iter().enumerate() {
+            client.send(format!("{:x}\r\n{part}\r\n", part.len()));
+            if index == 0 {
+                assert_eq!(client.head().expect("an answer").status, 200);
+            }
+            assert_eq!(client.chunk(), part.as_bytes(), "{args:?}");
+        }
+        client.send("0\r\n\r\n");
+        assert_eq!(client.chunk(), b"");
+    }
+}

@@ -183,6 +183,15 @@ impl Body {
         session.block_on(|cx| self.poll_part(cx)).transpose()
     }
 
+    /// Whether the next part is not there yet.
+    pub(crate) fn would_wait(&self) -> bool {
+        let arriving = self
+            .rest
+            .as_ref()
+            .is_some_and(|rest| rest.inbox.would_wait());
+        self.current.is_none() && arriving
+    }
+
     pub(crate) fn poll_part(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
         if let Some(part) = self.current.take() {
             self.consumed += part.as_slice().len() as u64;

@@ -76,6 +76,12 @@ impl Inbox {
         }
     }
 
+    /// Whether a reader would have to wait now.
+    pub(crate) fn would_wait(&self) -> bool {
+        let state = lock(&self.state);
+        state.frames.is_empty() && state.end.is_none()
+    }
+
     /// Nothing more will come.
     pub(crate) fn fail(&self) {
         self.deliver(None, true, true);

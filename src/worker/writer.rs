@@ -193,6 +193,10 @@ async fn write_async(stream: &mut Stream, payload: Payload) -> io::Result<()> {
     if let Payload::Request(mut body) = payload {
         while let Some(part) = poll_fn(|cx| body.poll_part(cx)).await.transpose()? {
             write_slice(stream, part.as_slice()).await?;
+            // What the client has sent may be what it waits to see answered before it sends more.
+            if body.would_wait() {
+                poll_fn(|cx| stream.poll_flush(cx)).await?;
+            }
         }
     } else {
         write_slice(stream, bytes_of(&payload)).await?;
@@ -263,6 +267,10 @@ fn length_of(payload: &Payload) -> Option<u64> {
 fn copy_blocking(mut body: Body, out: &mut BodyWriter) -> io::Result<()> {
     while let Some(part) = body.read_part()? {
         io::Write::write_all(out, part.as_slice())?;
+        // What the client has sent may be what it waits to see answered before it sends more.
+        if body.would_wait() {
+            io::Write::flush(out)?;
+        }
     }
     Ok(())
 }
