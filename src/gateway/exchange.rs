@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::connection::{BodyFault, Connection, Next};
-use crate::gateway::input::ReadDone;
+use crate::gateway::input::{Departure, ReadDone};
 use crate::gateway::lane::{Exchange, Failure, RequestFrame};
 use crate::gateway::output::{Manner, Relayed};
 use crate::gateway::plan::Dispatch;
@@ -212,10 +212,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let mut gone = pin!(self.input.until_ended());
         let mut watching = true;
         poll_fn(|cx| {
-            if watching && gone.as_mut().poll(cx).is_ready() {
+            if watching && let Poll::Ready(departure) = gone.as_mut().poll(cx) {
                 watching = false;
-                if !watch.fired() {
-                    exchange.client_left();
+                match departure {
+                    Departure::Reset => return Poll::Ready(Relayed::ClientGone),
+                    Departure::Closed if watch.fired() => {}
+                    Departure::Closed => exchange.client_left(),
                 }
             }
             relay.as_mut().poll(cx)
@@ -247,8 +249,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }));
         let mut upload = pin!(async {
             upload.run(&mut self.input, body).await?;
-            self.input.until_ended().await;
-            Ok(())
+            Ok(self.input.until_ended().await)
         });
         let mut uploading = true;
         let mut cut = false;
@@ -256,8 +257,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             if uploading && let Poll::Ready(end) = upload.as_mut().poll(cx) {
                 uploading = false;
                 match end {
-                    Ok(()) if watch.fired() => {}
-                    Ok(()) => exchange.client_left(),
+                    Ok(Departure::Reset) => return Poll::Ready(Ok(Relayed::ClientGone)),
+                    Ok(Departure::Closed) if watch.fired() => {}
+                    Ok(Departure::Closed) => exchange.client_left(),
                     Err(UploadEnd::Client(fault)) => return Poll::Ready(Err(fault)),
                     Err(UploadEnd::Worker(failure)) if began.get().is_none() => {
                         return Poll::Ready(Ok(Relayed::Failed(failure)));

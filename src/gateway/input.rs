@@ -50,6 +50,17 @@ pub struct Input<'a, F> {
     /// Whether the read under way has bytes before it.
     pending_holds_bytes: bool,
     ended: bool,
+    /// Whether it ended with an error.
+    failed: bool,
+}
+
+/// How a client stopped sending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Departure {
+    /// It closed its sending side, and may still read.
+    Closed,
+    /// The connection is gone.
+    Reset,
 }
 
 impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
@@ -68,6 +79,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             used: 0,
             pending_holds_bytes: false,
             ended: false,
+            failed: false,
         }
     }
 
@@ -107,12 +119,14 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
     /// Waits, with the read for the next request under way, until the client has stopped sending.
     /// Never ends where the next request arrives instead: it stays in the buffer, and nothing is
     /// read behind it.
-    pub async fn until_ended(&mut self) {
+    pub async fn until_ended(&mut self) -> Departure {
         if !self.ended && self.buffered().is_empty() {
             let _ = self.fill().await;
         }
-        if !self.ended {
-            std::future::pending().await
+        match (self.ended, self.failed) {
+            (true, true) => Departure::Reset,
+            (true, false) => Departure::Closed,
+            (false, _) => std::future::pending().await,
         }
     }
 
@@ -165,6 +179,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
         self.reader = Some(done.reader);
         self.bytes = done.bytes;
         self.ended |= !matches!(done.result, Ok(1..));
+        self.failed |= done.result.is_err();
         Poll::Ready(done.result)
     }
 }
