@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -372,7 +372,7 @@ pub enum ToWorker {
 
 /// The attach socket of the hub on this TCP port, where neither side was told another path:
 /// `$XDG_RUNTIME_DIR/slotway/hub-PORT.sock`, or `slotway-UID/hub-PORT.sock` in the temp directory.
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 pub fn default_socket(port: u16) -> PathBuf {
     let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty());
     let directory = match runtime_dir {

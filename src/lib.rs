@@ -4,23 +4,23 @@
 //! A worker needs [`worker`] alone; build with `default-features = false` to leave the hub out.
 //! `docs/ARCHITECTURE.md` walks a request through the files.
 
-#[cfg(all(feature = "gateway", feature = "tokio", not(loom)))]
+#[cfg(all(feature = "gateway", feature = "tokio", not(slotway_loom)))]
 pub mod cli;
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 pub mod control;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(slotway_loom)))]
 mod corpus;
-#[cfg(all(feature = "gateway", not(loom)))]
+#[cfg(all(feature = "gateway", not(slotway_loom)))]
 pub mod gateway;
 #[cfg(feature = "gateway")]
 pub mod http;
-#[cfg(all(feature = "gateway", not(loom)))]
+#[cfg(all(feature = "gateway", not(slotway_loom)))]
 pub mod hub;
 pub mod limits;
 pub mod message;
 pub mod route;
 pub mod shm;
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 pub mod sys;
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 pub mod worker;

@@ -3,8 +3,8 @@
 //!
 //! A lost wake shows as a deadlock, which loom reports; a descriptor that is read while it is written
 //! shows as a data race on its cell. Runs with
-//! `RUSTFLAGS="--cfg loom" cargo test --no-default-features --release --test loom_lane`.
-#![cfg(loom)]
+//! `RUSTFLAGS="--cfg slotway_loom" cargo test --no-default-features --release --test loom_lane`.
+#![cfg(slotway_loom)]
 
 use std::collections::VecDeque;
 

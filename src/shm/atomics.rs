@@ -1,7 +1,7 @@
 //! The one place atomics come from, so that loom can stand in for the real ones.
 
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 pub use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-#[cfg(loom)]
+#[cfg(slotway_loom)]
 pub use loom::sync::atomic::{AtomicU32, Ordering, fence};

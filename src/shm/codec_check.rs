@@ -192,7 +192,7 @@ impl Input<'_> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(slotway_loom)))]
 mod tests {
     #[test]
     fn the_fuzz_corpus_passes() {

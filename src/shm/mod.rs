@@ -9,6 +9,6 @@ pub mod codec_check;
 pub mod descriptor;
 pub mod doorbell;
 pub mod layout;
-#[cfg(not(loom))]
+#[cfg(not(slotway_loom))]
 pub mod region;
 pub mod ring;

@@ -54,7 +54,7 @@ pub struct Producer {
 
 impl Producer {
     /// A producer whose index has come this far, so that a test need not count to 2³² to see it wrap.
-    #[cfg(any(test, loom))]
+    #[cfg(any(test, slotway_loom))]
     pub fn starting_at(index: u32) -> Producer {
         Producer {
             tail: index,
@@ -114,7 +114,7 @@ pub struct Consumer {
 
 impl Consumer {
     /// The counterpart of [`Producer::starting_at`].
-    #[cfg(any(test, loom))]
+    #[cfg(any(test, slotway_loom))]
     pub fn starting_at(index: u32) -> Consumer {
         Consumer {
             head: index,

@@ -470,6 +470,11 @@ impl HubLane {
     /// Waits for the whole answer, returning each frame.
     pub(super) fn reply(&mut self, id: Id) -> Reply {
         let first = self.next_part(id);
+        self.reply_after(first, id)
+    }
+
+    /// Waits for what follows the first frame of an answer, returning each frame.
+    pub(super) fn reply_after(&mut self, first: Part, id: Id) -> Reply {
         let (status, fields) = first.head.expect("the first frame has a head");
         let mut reply = Reply {
             status,
@@ -490,15 +495,6 @@ impl HubLane {
             end = part.end;
         }
         reply
-    }
-
-    /// The next frame of an answer, if one comes within a moment.
-    pub(super) fn next_part_soon(&mut self, id: Id) -> Option<u16> {
-        let ready = poll::readable(&[self.bell.as_fd()], Some(Duration::from_millis(20))).unwrap();
-        assert!(!ready[0], "nobody asked for a bell");
-        self.look();
-        self.poll_part(id)
-            .map(|part| part.head.map_or(0, |(status, _)| status))
     }
 
     /// Waits until the worker has returned every frame, with exchanges still open.
