@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::{MAX_NAME, MAX_ROUTES};
 use crate::message::Method;
 use crate::route::Pattern;
+use crate::sse::SlowPolicy;
 
 /// What a worker asks for: `POST /internal/register`, and the body of [`ToHub::Attach`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,23 @@ pub struct RouteSpec {
     /// Whether the hub owns the connections of this route as Server-Sent Events.
     #[serde(default)]
     pub sse: bool,
+    /// Whether events of this route are numbered and kept for clients that come back. Only with
+    /// `sse`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replay: bool,
+    /// What happens to a client of this route that does not keep up; the hub's own setting where
+    /// nothing is said. Only with `sse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow: Option<SlowPolicy>,
+}
+
+/// What is special about a route whose connections the hub owns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// Whether events are numbered and kept for clients that come back.
+    pub replay: bool,
+    /// What happens to a client that does not keep up; `None` for the hub's own setting.
+    pub slow: Option<SlowPolicy>,
 }
 
 /// A [`Registration`] that was found good.
@@ -49,8 +67,8 @@ pub struct ValidRoute {
     pub method: Method,
     /// The parsed pattern.
     pub pattern: Pattern,
-    /// Whether the hub owns the connections of this route.
-    pub sse: bool,
+    /// Given where the hub owns the connections of this route.
+    pub stream: Option<StreamOptions>,
 }
 
 /// What is wrong with a registration.
@@ -114,6 +132,12 @@ impl Registration {
                     "a route with \"sse\": true is a GET route".into(),
                 ));
             }
+            if !spec.sse && (spec.replay || spec.slow.is_some()) {
+                let member = if spec.replay { "replay" } else { "slow" };
+                let detail =
+                    format!("\"{member}\" needs \"sse\": true: add that, or leave this out");
+                return Err(wrong(at(member), detail));
+            }
             if !seen.insert((method, spec.path.as_str())) {
                 let detail = format!("{method} {} stands here twice: leave one out", spec.path);
                 return Err(wrong(at("path"), detail));
@@ -121,7 +145,10 @@ impl Registration {
             routes.push(ValidRoute {
                 method,
                 pattern,
-                sse: spec.sse,
+                stream: spec.sse.then_some(StreamOptions {
+                    replay: spec.replay,
+                    slow: spec.slow,
+                }),
             });
         }
         Ok(ValidRegistration {
@@ -401,7 +428,7 @@ mod tests {
             .map(|(m, p)| RouteSpec {
                 method: m.to_string(),
                 path: p.to_string(),
-                sse: false,
+                ..RouteSpec::default()
             })
             .collect();
         Registration {

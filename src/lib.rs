@@ -20,6 +20,7 @@ pub mod limits;
 pub mod message;
 pub mod route;
 pub mod shm;
+pub mod sse;
 #[cfg(not(slotway_loom))]
 pub mod sys;
 #[cfg(not(slotway_loom))]

@@ -34,6 +34,34 @@ pub const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 /// Longest body of a control request (`/internal/*`).
 pub const MAX_CONTROL_BODY: usize = 4 * 1024 * 1024;
 
+/// Longest data of one event, and so roughly the longest event.
+pub const MAX_EVENT: usize = 256 * 1024;
+/// Longest name of an event.
+pub const MAX_EVENT_NAME: usize = 256;
+/// Longest id of an event, and longest `Last-Event-ID` that is looked at.
+pub const MAX_EVENT_ID: usize = 256;
+/// Events a topic remembers for clients that come back, when `--sse-history` is not given.
+pub const DEFAULT_HISTORY_EVENTS: usize = 1024;
+/// Most bytes of events a topic remembers.
+pub const MAX_HISTORY_BYTES: usize = 1024 * 1024;
+/// Most topics with a history; the one that was used least recently makes room for another.
+pub const MAX_TOPICS: usize = 4096;
+/// Events that may wait for one subscriber, when `--sse-queue` is not given.
+pub const DEFAULT_QUEUE_EVENTS: usize = 1024;
+/// Most bytes of events that may wait for one subscriber.
+pub const MAX_QUEUE_BYTES: usize = 1024 * 1024;
+/// Time between two comments on a stream that has nothing else to say.
+pub const HEARTBEAT_MS: u64 = 15_000;
+/// Time in which the kernel must get something acknowledged on a stream; with the heartbeat before it,
+/// a peer that vanished is noticed within 30 seconds.
+pub const STREAM_USER_TIMEOUT_MS: u32 = 13_000;
+/// Time a worker has to accept or refuse a connection to a delegated route.
+pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// How long connections of a worker that is gone are kept, when `--sse-orphan-timeout` is not given.
+pub const ORPHAN_TIMEOUT_MS: u64 = 60_000;
+/// Time between two looks for clients that have gone, when `--sse-sweep-interval-ms` is not given.
+pub const SWEEP_INTERVAL_MS: u64 = 5_000;
+
 /// Slots in each direction of a lane when `--slots` is not given.
 pub const DEFAULT_SLOTS: u32 = 512;
 /// Fewest slots: one head of the largest size, its table, and a streamed frame must fit.
@@ -110,4 +138,5 @@ const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
     "the smallest lane holds the largest head beside another request"
 );
+const _: () = assert!(HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 30_000);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

@@ -10,7 +10,7 @@ use crate::control::DEFAULT_PORT;
 use crate::hub::HubConfig;
 use crate::limits::{
     DEFAULT_SLOT_SIZE, DEFAULT_SLOTS, DEFAULT_TIMEOUT_MS, MAX_SHARDS, MIN_SECRET, PING_INTERVAL_MS,
-    PING_TIMEOUT_MS, REMEMBER_MS,
+    PING_TIMEOUT_MS, REMEMBER_MS, SWEEP_INTERVAL_MS,
 };
 use crate::shm::layout::Geometry;
 
@@ -75,7 +75,7 @@ pub struct ServeArgs {
 
     /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off. The
     /// hub does not own event streams yet, so for now this is only checked and kept.
-    #[arg(long, default_value_t = 5000, value_name = "MS")]
+    #[arg(long, default_value_t = SWEEP_INTERVAL_MS, value_name = "MS")]
     sse_sweep_interval_ms: u64,
 
     /// Milliseconds between two pings of a worker; three unanswered ones in a row evict it.

@@ -22,6 +22,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use crate::control::StreamOptions;
 use crate::message::Method;
 use crate::route::RouteTable;
 
@@ -45,8 +46,8 @@ pub struct Target {
     pub route: u32,
     /// The worker's name, for error messages.
     pub name: Arc<str>,
-    /// Whether the hub is to own the connections of the route.
-    pub sse: bool,
+    /// Given where the hub owns the connections of the route.
+    pub stream: Option<StreamOptions>,
 }
 
 /// The routes as every shard sees them.

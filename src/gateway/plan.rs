@@ -99,7 +99,7 @@ impl Shard {
             let routes = self.routes.borrow();
             match routes.lookup(head.method, path, head.path.start as usize, params) {
                 Lookup::Found { target, .. } => match self.lane(target.worker) {
-                    _ if target.sse => Action::Problem(Problem::no_streams()),
+                    _ if target.stream.is_some() => Action::Problem(Problem::no_streams()),
                     None => Action::Problem(Problem::no_worker(&target.name)),
                     Some(lane) => {
                         let parts = RequestParts {

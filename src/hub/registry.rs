@@ -231,7 +231,7 @@ impl Registry {
                     worker,
                     route: number as u32,
                     name: record.name.clone(),
-                    sse: route.sse,
+                    stream: route.stream,
                 };
                 match builder.insert(route.method, &route.pattern, target) {
                     // First registered wins.
@@ -337,7 +337,9 @@ impl Record {
         let specs = self.registration.routes.iter().map(|r| RouteSpec {
             method: r.method.to_string(),
             path: r.pattern.as_str().to_owned(),
-            sse: r.sse,
+            sse: r.stream.is_some(),
+            replay: r.stream.is_some_and(|s| s.replay),
+            slow: r.stream.and_then(|s| s.slow),
         });
         specs.collect()
     }
@@ -356,7 +358,7 @@ mod tests {
             .map(|p| RouteSpec {
                 method: "GET".into(),
                 path: p.to_string(),
-                sse: false,
+                ..RouteSpec::default()
             })
             .collect();
         Registration {

@@ -167,7 +167,7 @@ impl Worker {
         let spec = RouteSpec {
             method: method.into(),
             path: path.into(),
-            sse: false,
+            ..RouteSpec::default()
         };
         self.routes.push((spec, handler));
         self

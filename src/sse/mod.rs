@@ -1,0 +1,18 @@
+//! Server-Sent Events as the HTML standard (section 9.2) has them: what an event may be, how it is
+//! serialised, what a topic remembers, and what becomes of a subscriber that does not keep up. No
+//! I/O and no clock: events and the time come in, bytes and decisions go out.
+
+use serde::{Deserialize, Serialize};
+
+/// What happens to a subscriber whose queue is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlowPolicy {
+    /// What comes while the queue is full is dropped.
+    #[default]
+    DropNewest,
+    /// What has waited longest is dropped.
+    DropOldest,
+    /// The connection is closed; the client comes back and resumes.
+    Disconnect,
+}
