@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use slotway::http::parse_head;
 use slotway::message::{Method, Params, RequestHead, Span};
 use slotway::shm::codec::{
-    MAX_ENCODED_REQUEST, RequestParts, decode_request, encode_request, encoded_request_len,
+    LifecycleFlags, MAX_ENCODED_REQUEST, RequestParts, decode_request, encode_request,
+    encoded_request_len,
 };
 
 /// Twelve fields, as a browser sends them.
@@ -56,6 +57,7 @@ fn browser_head(c: &mut Criterion) {
         params: &params,
         raw: BROWSER.as_bytes(),
         peer,
+        lifecycle: LifecycleFlags::None,
     };
     let text = |span: Span| &BROWSER[span.range()];
     let message = || Message {

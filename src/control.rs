@@ -1,7 +1,7 @@
 //! The control API in types: what a registration is, what the hub reports of itself, and what is
 //! said over the attach socket. Hub, worker SDK and command line all speak these; no I/O here.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 #[cfg(not(slotway_loom))]
 use std::path::PathBuf;
@@ -397,6 +397,39 @@ pub enum ToWorker {
     },
 }
 
+/// What the hub tells a worker about a stream on one of its routes, as the body of a request whose head
+/// says so ([`LifecycleFlags`](crate::shm::codec::LifecycleFlags)).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "sse_lifecycle", rename_all = "snake_case")]
+pub enum Lifecycle {
+    /// A client wants to be connected. Status 200 accepts it; any other refuses it and is what the
+    /// client gets.
+    Connect {
+        /// Names the connection for as long as it lasts.
+        connection_id: String,
+        /// The path as received.
+        path: String,
+        /// The path parameters by name, percent-decoded; what is no UTF-8 then is replaced.
+        params: BTreeMap<String, String>,
+        /// The last event the client has seen, where it says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        last_event_id: Option<String>,
+        /// The client is connected already, since before this worker attached.
+        replayed: bool,
+    },
+    /// A connection that was accepted has ended. The answer is not looked at.
+    Disconnect {
+        /// The connection's name.
+        connection_id: String,
+        /// The path as received.
+        path: String,
+        /// The path parameters, as in [`Lifecycle::Connect`].
+        params: BTreeMap<String, String>,
+        /// How long it lasted, in milliseconds.
+        lasted_ms: u64,
+    },
+}
+
 /// The attach socket of the hub on this TCP port, where neither side was told another path:
 /// `$XDG_RUNTIME_DIR/slotway/hub-PORT.sock`, or `slotway-UID/hub-PORT.sock` in the temp directory.
 #[cfg(not(slotway_loom))]
@@ -489,5 +522,49 @@ mod tests {
             simd_json::from_slice::<ToWorker>(&mut json).unwrap(),
             refused
         );
+    }
+
+    #[test]
+    fn the_life_of_a_stream_is_told_as_documented() {
+        let params = BTreeMap::from([("room".to_owned(), "7 \u{e4}".to_owned())]);
+        let connect = |last_event_id: Option<&str>| Lifecycle::Connect {
+            connection_id: "c-1".into(),
+            path: "/rooms/7%20%C3%A4".into(),
+            params: params.clone(),
+            last_event_id: last_event_id.map(str::to_owned),
+            replayed: true,
+        };
+        let disconnect = Lifecycle::Disconnect {
+            connection_id: "c-1".into(),
+            path: "/rooms/7%20%C3%A4".into(),
+            params: params.clone(),
+            lasted_ms: u64::MAX,
+        };
+        let common = concat!(
+            r#""connection_id":"c-1","path":"/rooms/7%20%C3%A4","#,
+            "\"params\":{\"room\":\"7 \u{e4}\"}"
+        );
+        for (told, json) in [
+            (
+                connect(None),
+                format!(r#"{{"sse_lifecycle":"connect",{common},"replayed":true}}"#),
+            ),
+            (
+                connect(Some("9")),
+                format!(
+                    r#"{{"sse_lifecycle":"connect",{common},"last_event_id":"9","replayed":true}}"#
+                ),
+            ),
+            (
+                disconnect,
+                format!(
+                    r#"{{"sse_lifecycle":"disconnect",{common},"lasted_ms":18446744073709551615}}"#
+                ),
+            ),
+        ] {
+            assert_eq!(simd_json::to_string(&told).unwrap(), json);
+            let back: Lifecycle = simd_json::from_slice(&mut json.into_bytes()).unwrap();
+            assert_eq!(back, told);
+        }
     }
 }

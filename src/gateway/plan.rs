@@ -12,7 +12,7 @@ use crate::gateway::shard::Shard;
 use crate::http::{Fault, parse_head};
 use crate::message::{BodyLength, Method, Params, RequestHead};
 use crate::route::Lookup;
-use crate::shm::codec::{RequestParts, encode_request, encoded_request_len};
+use crate::shm::codec::{LifecycleFlags, RequestParts, encode_request, encoded_request_len};
 
 /// Where parsed heads are put; one per shard, so that none is allocated.
 #[derive(Debug, Default)]
@@ -108,6 +108,7 @@ impl Shard {
                             params,
                             raw,
                             peer,
+                            lifecycle: LifecycleFlags::None,
                         };
                         Action::Dispatch(Dispatch {
                             lane,
@@ -181,6 +182,7 @@ impl Shard {
             params,
             raw,
             peer,
+            lifecycle: LifecycleFlags::None,
         };
         encode_request(out, &parts)
     }

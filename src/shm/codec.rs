@@ -36,6 +36,9 @@ const _: () = assert!(PREFIX_LEN == 48, "no padding, no surprise");
 const _: () = assert!(FIELD_LEN == 8 && SPAN_LEN == 4);
 
 const FLAG_QUERY: u8 = 1;
+const FLAG_CONNECT: u8 = 2;
+const FLAG_DISCONNECT: u8 = 4;
+const FLAG_REPLAYED: u8 = 8;
 
 const FAMILY_NONE: u8 = 0;
 const FAMILY_V4: u8 = 4;
@@ -56,7 +59,8 @@ pub enum CodecError {
     Truncated,
     /// A number of fields or parameters, or a length, is above its limit.
     TooMany,
-    /// A method, version or address family that the ABI does not know.
+    /// A method, version, address family or combination of lifecycle flags that the ABI does not
+    /// know.
     UnknownCode,
     /// A range reaches past the raw head.
     BadRange,
@@ -70,7 +74,7 @@ impl std::fmt::Display for CodecError {
                 "a head counts more fields, parameters or bytes than the ABI allows"
             }
             CodecError::UnknownCode => {
-                "a head has a method, version or address family unknown to the ABI"
+                "a head has a method, version, address family or lifecycle unknown to the ABI"
             }
             CodecError::BadRange => "a head has a range that reaches past its end",
         })
@@ -78,6 +82,44 @@ impl std::fmt::Display for CodecError {
 }
 
 impl std::error::Error for CodecError {}
+
+/// What a request says about a stream, if it does. Only the hub writes it: a client cannot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LifecycleFlags {
+    /// Nothing: it is an ordinary request.
+    #[default]
+    None,
+    /// A client wants to be connected to a stream. The body is a
+    /// [`Lifecycle::Connect`](crate::control::Lifecycle::Connect).
+    Connect {
+        /// The client is connected already, since before this worker attached.
+        replayed: bool,
+    },
+    /// A stream has ended. The body is a
+    /// [`Lifecycle::Disconnect`](crate::control::Lifecycle::Disconnect).
+    Disconnect,
+}
+
+impl LifecycleFlags {
+    const fn bits(self) -> u8 {
+        match self {
+            LifecycleFlags::None => 0,
+            LifecycleFlags::Connect { replayed: false } => FLAG_CONNECT,
+            LifecycleFlags::Connect { replayed: true } => FLAG_CONNECT | FLAG_REPLAYED,
+            LifecycleFlags::Disconnect => FLAG_DISCONNECT,
+        }
+    }
+
+    const fn from_bits(flags: u8) -> Option<LifecycleFlags> {
+        let replayed = flags & FLAG_REPLAYED != 0;
+        match (flags & FLAG_CONNECT != 0, flags & FLAG_DISCONNECT != 0) {
+            (false, false) if !replayed => Some(LifecycleFlags::None),
+            (true, false) => Some(LifecycleFlags::Connect { replayed }),
+            (false, true) if !replayed => Some(LifecycleFlags::Disconnect),
+            _ => None,
+        }
+    }
+}
 
 /// Everything a request frame says beside its body.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +134,8 @@ pub struct RequestParts<'a> {
     pub raw: &'a [u8],
     /// The client's address; `None` on a Unix socket.
     pub peer: Option<SocketAddr>,
+    /// Whether this is the beginning or the end of a stream.
+    pub lifecycle: LifecycleFlags,
 }
 
 /// Bytes that [`encode_request`] writes for these parts.
@@ -116,7 +160,7 @@ pub fn encode_request(out: &mut [u8], parts: &RequestParts<'_>) -> Option<usize>
         route: parts.route,
         method: head.method as u8,
         version: head.version as u8,
-        flags: if head.query.is_some() { FLAG_QUERY } else { 0 },
+        flags: (u8::from(head.query.is_some()) * FLAG_QUERY) | parts.lifecycle.bits(),
         peer_family,
         field_count: head.fields().len() as u16,
         param_count: parts.params.as_slice().len() as u16,
@@ -153,6 +197,7 @@ pub struct RequestView<'a> {
     method: Method,
     version: Version,
     peer: Option<SocketAddr>,
+    lifecycle: LifecycleFlags,
     params: &'a [u8],
     fields: &'a [u8],
     raw: &'a [u8],
@@ -191,6 +236,7 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
         method,
         version,
         peer: decode_peer(&prefix)?,
+        lifecycle: LifecycleFlags::from_bits(prefix.flags).ok_or(CodecError::UnknownCode)?,
         params,
         fields,
         raw,
@@ -218,6 +264,7 @@ pub struct RequestIndex {
     method: Method,
     version: Version,
     peer: Option<SocketAddr>,
+    lifecycle: LifecycleFlags,
 }
 
 impl RequestIndex {
@@ -234,6 +281,7 @@ impl RequestIndex {
             method: self.method,
             version: self.version,
             peer: self.peer,
+            lifecycle: self.lifecycle,
             params,
             fields,
             raw: &rest[..self.prefix.raw_len as usize],
@@ -249,6 +297,7 @@ impl<'a> RequestView<'a> {
             method: self.method,
             version: self.version,
             peer: self.peer,
+            lifecycle: self.lifecycle,
         }
     }
 
@@ -270,6 +319,11 @@ impl<'a> RequestView<'a> {
     /// The client's address; `None` on a Unix socket.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Whether this is the beginning or the end of a stream.
+    pub fn lifecycle(&self) -> LifecycleFlags {
+        self.lifecycle
     }
 
     /// The head as received, from the request line to the empty line.
@@ -461,10 +515,14 @@ mod tests {
     #[test]
     fn a_request_head_comes_back_as_it_went() {
         let (head, params) = sample();
-        for peer in [
-            None,
-            Some("127.0.0.1:80".parse().unwrap()),
-            Some("[::1]:9".parse().unwrap()),
+        for (peer, lifecycle) in [
+            (None, LifecycleFlags::None),
+            (
+                Some("127.0.0.1:80".parse().unwrap()),
+                LifecycleFlags::Connect { replayed: false },
+            ),
+            (None, LifecycleFlags::Connect { replayed: true }),
+            (Some("[::1]:9".parse().unwrap()), LifecycleFlags::Disconnect),
         ] {
             let parts = RequestParts {
                 route: 70_000,
@@ -472,6 +530,7 @@ mod tests {
                 params: &params,
                 raw: RAW,
                 peer,
+                lifecycle,
             };
             let mut out = vec![0xAA; 4096];
             let len = encode_request(&mut out, &parts).unwrap();
@@ -483,6 +542,8 @@ mod tests {
                 (70_000, Method::Post, peer)
             );
             assert_eq!((view.raw(), view.encoded_len()), (RAW, len));
+            assert_eq!(view.lifecycle(), lifecycle);
+            assert_eq!(view.index().view(&out).lifecycle(), lifecycle);
             assert_eq!(view.path(), b"/items/7%20x");
             assert_eq!(view.query(), Some(&b"q=1&q=2"[..]));
             assert_eq!(view.params().collect::<Vec<_>>(), [b"7%20x"]);
@@ -510,6 +571,7 @@ mod tests {
             params: &params,
             raw: RAW,
             peer: None,
+            lifecycle: LifecycleFlags::None,
         };
         let len = encoded_request_len(&parts);
         let mut out = vec![0; len];
@@ -534,6 +596,7 @@ mod tests {
             params: &params,
             raw: RAW,
             peer: None,
+            lifecycle: LifecycleFlags::None,
         };
         let mut good = vec![0; 4096];
         let len = encode_request(&mut good, &parts).unwrap();
@@ -547,7 +610,8 @@ mod tests {
                 "at {at}"
             );
         }
-        for (at, byte) in [(4, 99), (5, 9), (7, 5)] {
+        // The flags: a stream that begins and ends, and the mark of a replay without its connect.
+        for (at, byte) in [(4, 99), (5, 9), (7, 5), (6, 7), (6, 8), (6, 12), (6, 14)] {
             let mut bad = good.clone();
             bad[at] = byte;
             assert_eq!(

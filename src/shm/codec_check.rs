@@ -4,20 +4,22 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::codec::{
-    RESPONSE_PREFIX_LEN, RequestParts, RequestView, decode_request, decode_response,
-    encode_request, encoded_request_len, response_prefix,
+    LifecycleFlags, RESPONSE_PREFIX_LEN, RequestParts, RequestView, decode_request,
+    decode_response, encode_request, encoded_request_len, response_prefix,
 };
+use super::events::{EventRecords, encode_event, encoded_event_len};
 use crate::limits::{MAX_FIELDS, MAX_HEAD, MAX_PARAMS};
 use crate::message::{FieldSpan, Method, Params, RequestHead, Span, Version};
 
-/// Takes the bytes for an encoded request, for an encoded response, and for the description of a
-/// request to encode, one after the other.
+/// Takes the bytes for an encoded request, for an encoded response, for records of events, and for
+/// the description of a request to encode, one after the other.
 ///
 /// # Panics
 /// If the codec does not give back what it was given.
 pub fn check(input: &[u8]) {
     any_bytes_as_request(input);
     any_bytes_as_response(input);
+    any_bytes_as_events(input);
     any_request(input);
 }
 
@@ -34,9 +36,10 @@ fn any_bytes_as_request(bytes: &[u8]) {
         params: &params,
         raw: view.raw(),
         peer: view.peer(),
+        lifecycle: view.lifecycle(),
     };
     let mut expected = bytes[..view.encoded_len()].to_vec();
-    expected[6] &= 1;
+    expected[6] &= 0x0F;
     if view.query().is_none() {
         expected[24..28].fill(0);
     }
@@ -63,6 +66,19 @@ fn any_bytes_as_response(bytes: &[u8]) {
     assert_eq!(fields, behind);
 }
 
+/// What is accepted can be encoded again and then has the same bytes; after what is not, nothing comes.
+fn any_bytes_as_events(bytes: &[u8]) {
+    let (mut records, mut at) = (EventRecords::new(bytes), 0);
+    while let Some(Ok(record)) = records.next() {
+        let len = encoded_event_len(&record);
+        let mut again = vec![0xA5; len + 16];
+        assert_eq!(encode_event(&mut again, &record), Some(len));
+        assert_eq!(again[..len], bytes[at..at + len]);
+        at += len;
+    }
+    assert!(records.next().is_none());
+}
+
 /// A request made up from the bytes comes back as it went.
 fn any_request(input: &[u8]) {
     let mut input = Input { bytes: input };
@@ -71,6 +87,12 @@ fn any_request(input: &[u8]) {
     let (route, choices) = (u32::from(input.pair()) << 8, input.next());
     head.method = Method::ALL[choices as usize % Method::ALL.len()];
     head.version = [Version::Http10, Version::Http11][choices as usize >> 7];
+    let lifecycle = match choices >> 4 & 7 {
+        4 => LifecycleFlags::Connect { replayed: false },
+        5 => LifecycleFlags::Connect { replayed: true },
+        6 => LifecycleFlags::Disconnect,
+        _ => LifecycleFlags::None,
+    };
     let peer = match input.next() % 3 {
         0 => None,
         1 => Some(SocketAddr::from(([127, 0, 0, input.next()], input.pair()))),
@@ -107,12 +129,13 @@ fn any_request(input: &[u8]) {
         params: &params,
         raw: &raw,
         peer,
+        lifecycle,
     };
     let bytes = encoded(&parts);
     let view = decode_request(&bytes).expect("what was encoded is a request");
     assert_eq!(
-        (view.route(), view.peer(), view.raw()),
-        (route, peer, &raw[..])
+        (view.route(), view.peer(), view.raw(), view.lifecycle()),
+        (route, peer, &raw[..], lifecycle)
     );
     let (head_back, params_back) = parts_of(&view);
     assert_eq!(head_back.fields(), head.fields());

@@ -7,13 +7,14 @@ pub const UNKNOWN_LENGTH: u64 = u64::MAX;
 ///
 /// A *frame* is a run of consecutive slots in the sender's arena, holding a head (only in
 /// [`Submission::Request`] and [`Completion::Response`]), then, at the next multiple of
-/// [`BODY_ALIGN`](crate::shm::layout::BODY_ALIGN), a part of the body.
+/// [`BODY_ALIGN`](crate::shm::layout::BODY_ALIGN), a part of the body. The frame of a
+/// [`Completion::Event`] holds records of events instead; see [`crate::shm::events`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Descriptor {
     /// A [`Submission`] or a [`Completion`], by direction.
     pub kind: u8,
-    /// [`END`] and [`ABORT`].
+    /// [`END`] and [`ABORT`]; in the return of a frame of events what became of them.
     pub flags: u8,
     /// Slots in the frame; zero where nothing is carried.
     pub slots: u16,
@@ -21,13 +22,14 @@ pub struct Descriptor {
     pub first: u32,
     /// Index of the exchange, below the number of slots. For a ping, zero.
     pub exchange: u32,
-    /// Generation of the exchange. For a ping, its number.
+    /// Generation of the exchange. For a ping, its number. For events, zero.
     pub generation: u32,
-    /// Bytes of head.
+    /// Bytes of head. In the return of a frame of events: deliveries that were dropped.
     pub head_len: u32,
-    /// Bytes of body in this frame.
+    /// Bytes of body, or of records, in this frame. In the return of a frame of events: deliveries
+    /// that were queued.
     pub body_len: u32,
-    /// Bytes of the whole body, or [`UNKNOWN_LENGTH`].
+    /// Bytes of the whole body, or [`UNKNOWN_LENGTH`]. For events, the number of records.
     pub total: u64,
 }
 
@@ -37,6 +39,14 @@ const _: () = assert!(size_of::<Descriptor>() == 32 && align_of::<Descriptor>() 
 pub const END: u8 = 1;
 /// Flag: the body will never be complete; nothing more follows. Set together with [`END`].
 pub const ABORT: u8 = 2;
+/// Flag of the return of a frame of events: a record named a path or a connection that nobody holds,
+/// and was not remembered for anybody either.
+pub const NO_CONNECTION: u8 = 4;
+/// Flag of the return of a frame of events: a record named a connection that is closing.
+pub const CLOSING: u8 = 8;
+/// Flag of the return of a frame of events: a record broke a rule of Server-Sent Events and was
+/// dropped.
+pub const REFUSED: u8 = 16;
 
 /// Bit of a cancel word: the client has stopped sending and may be gone, but would still be answered.
 /// Without it the exchange is over. Generations never have it.
@@ -50,14 +60,15 @@ pub enum Submission {
     Request = 1,
     /// A further part of a request body.
     Body = 2,
-    /// A run of the response arena is the worker's again.
+    /// A run of the response arena is the worker's again. If it held events, their outcome is said
+    /// too.
     Return = 3,
     /// Answer with [`Completion::Pong`] and the same number.
     Ping = 4,
 }
 
 impl Submission {
-    /// The submission with this number. 5 to 15 are kept for streams.
+    /// The submission with this number. 5 to 15 are reserved.
     pub const fn from_u8(value: u8) -> Option<Submission> {
         match value {
             1 => Some(Submission::Request),
@@ -83,10 +94,12 @@ pub enum Completion {
     Pong = 4,
     /// Somebody reads the body of the request: its frames may come.
     Read = 5,
+    /// A frame of events for the clients of streams. It belongs to no exchange.
+    Event = 6,
 }
 
 impl Completion {
-    /// The completion with this number. 6 to 15 are kept for streams.
+    /// The completion with this number. 7 to 15 are reserved.
     pub const fn from_u8(value: u8) -> Option<Completion> {
         match value {
             1 => Some(Completion::Response),
@@ -94,6 +107,7 @@ impl Completion {
             3 => Some(Completion::Return),
             4 => Some(Completion::Pong),
             5 => Some(Completion::Read),
+            6 => Some(Completion::Event),
             _ => None,
         }
     }

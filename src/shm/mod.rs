@@ -8,6 +8,7 @@ pub mod codec;
 pub mod codec_check;
 pub mod descriptor;
 pub mod doorbell;
+pub mod events;
 pub mod layout;
 #[cfg(not(slotway_loom))]
 pub mod region;

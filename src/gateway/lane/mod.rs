@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 
 use slab::Slab;
 
-pub use self::core::{ExchangeId, Failure, Frame, RequestFrame};
+pub use self::core::{EventFrame, EventOutcome, ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::violation::Violation;
 

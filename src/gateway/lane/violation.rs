@@ -25,6 +25,8 @@ pub enum Violation {
     BodyLength,
     /// A pong to no ping.
     UnknownPong,
+    /// A frame of events whose records cannot be read.
+    BadEvents,
     /// The hub's doorbell no longer works as one.
     Doorbell,
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Violation {
             Violation::NotLent => "it returned slots that were not lent to it",
             Violation::BodyLength => "it sent more or fewer bytes of body than it announced",
             Violation::UnknownPong => "it answered a ping that was never sent",
+            Violation::BadEvents => "it sent a frame of events whose records cannot be read",
             Violation::Doorbell => "it broke the eventfd that wakes the hub",
         };
         f.write_str(text)

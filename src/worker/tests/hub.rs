@@ -12,7 +12,9 @@ use crate::control::{Registration, ToHub, ToWorker, WakeMode};
 use crate::message::{FieldSpan, Method, Params, RequestHead, Span};
 use crate::shm::arena::SlotMap;
 use crate::shm::atomics::{Ordering, fence};
-use crate::shm::codec::{RequestParts, decode_response, encode_request, encoded_request_len};
+use crate::shm::codec::{
+    LifecycleFlags, RequestParts, decode_response, encode_request, encoded_request_len,
+};
 use crate::shm::descriptor::{ABORT, Completion, Descriptor, END, Run, Submission, UNKNOWN_LENGTH};
 use crate::shm::doorbell::{Caller, Sleeper};
 use crate::shm::layout::{Geometry, body_offset};
@@ -296,6 +298,7 @@ impl HubLane {
             params: &params,
             raw: &raw,
             peer,
+            lifecycle: LifecycleFlags::None,
         };
         let head_len = encoded_request_len(&parts);
         let body_at = body_offset(head_len);
@@ -411,6 +414,7 @@ impl HubLane {
                 Completion::Pong => self.pongs.push(d.generation),
                 // This hub sends bodies unasked.
                 Completion::Read => {}
+                Completion::Event => panic!("no events yet"),
             }
         }
         self.consumer.release(&self.memory.inbound());

@@ -4,11 +4,13 @@
 use std::task::Waker;
 
 use super::LaneCore;
-use super::exchange::{ExchangeId, Failure, Frame, Stage, keep_waker};
+use super::exchange::{EVENTS, EventFrame, ExchangeId, Failure, Frame, Stage, keep_waker};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
+use crate::shm::arena::SlotMap;
 use crate::shm::descriptor::{Completion, Descriptor, Run, UNKNOWN_LENGTH};
 use crate::shm::doorbell::{sate, starve};
+use crate::shm::events::RECORD_PREFIX;
 use crate::shm::layout::body_offset;
 use crate::shm::region::Word;
 
@@ -44,6 +46,7 @@ impl LaneCore {
                     turn.room_made = true;
                 }
                 Completion::Read => self.on_read(&d),
+                Completion::Event => self.on_event(&d)?,
                 Completion::Pong => match self.ping.take() {
                     Some(number) if number == d.generation => {}
                     _ => return Err(Violation::UnknownPong),
@@ -71,6 +74,15 @@ impl LaneCore {
         }
         keep_waker(&mut exchange.waker, waker);
         None
+    }
+
+    /// The next frame of events, in the order they were sent. It is the caller's until
+    /// [`LaneCore::return_event`], and holds the worker's slots for as long: that is what slows down a
+    /// worker that sends more than is taken.
+    // Called by whoever serves the streams.
+    #[allow(dead_code)]
+    pub fn take_event_frame(&mut self) -> Option<EventFrame> {
+        self.event_frames.pop_front()
     }
 
     /// Has `waker` called when anything happens to the exchange.
@@ -132,14 +144,8 @@ impl LaneCore {
         {
             return Err(Violation::BadFrame);
         }
-        if d.slots > 0 && !self.held.take(d.run()) {
-            // Either past the arena or over a frame that has not been returned.
-            let past = d.first as u64 + d.slots as u64 > geometry.slots() as u64;
-            return Err(if past {
-                Violation::BadFrame
-            } else {
-                Violation::Overlap
-            });
+        if d.slots > 0 {
+            hold(&mut self.held, d.run())?;
         }
         if first {
             exchange.stage = Stage::Responding;
@@ -189,6 +195,33 @@ impl LaneCore {
         Ok(())
     }
 
+    /// Events belong to no exchange, so nothing but their frame can be wrong here; the records are
+    /// for whoever takes it.
+    fn on_event(&mut self, d: &Descriptor) -> Result<(), Violation> {
+        if d.exchange != 0 || d.generation != 0 {
+            return Err(Violation::NoSuchExchange);
+        }
+        if d.flags != 0 {
+            return Err(Violation::OutOfOrder);
+        }
+        let len = d.body_len as usize;
+        if d.head_len > 0
+            || len > d.slots as usize * self.memory.geometry().slot_size()
+            || d.total == 0
+            || d.total > (len / RECORD_PREFIX) as u64
+        {
+            return Err(Violation::BadFrame);
+        }
+        hold(&mut self.held, d.run())?;
+        self.held_for[d.first as usize] = EVENTS;
+        self.event_frames.push_back(EventFrame {
+            run: d.run(),
+            len,
+            records: d.total,
+        });
+        Ok(())
+    }
+
     /// A reader may outlive its exchange, so one that is over is no violation.
     fn on_read(&mut self, d: &Descriptor) {
         let id = ExchangeId {
@@ -227,4 +260,18 @@ impl LaneCore {
         self.free_if_done(index);
         Ok(())
     }
+}
+
+/// Notes that the hub holds a run of response slots.
+fn hold(held: &mut SlotMap, run: Run) -> Result<(), Violation> {
+    if held.take(run) {
+        return Ok(());
+    }
+    // Empty, past the arena, or over a frame that has not been returned.
+    let past = run.first as u64 + run.slots as u64 > held.slots() as u64;
+    Err(if run.is_empty() || past {
+        Violation::BadFrame
+    } else {
+        Violation::Overlap
+    })
 }

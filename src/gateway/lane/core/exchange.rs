@@ -13,6 +13,42 @@ pub struct ExchangeId {
     pub(super) generation: u32,
 }
 
+/// What a held frame is held for where that is no exchange: neither number is ever given out.
+pub(super) const NO_EXCHANGE: ExchangeId = ExchangeId {
+    index: u32::MAX,
+    generation: 0,
+};
+/// As [`NO_EXCHANGE`], for a frame of events.
+pub(super) const EVENTS: ExchangeId = ExchangeId {
+    index: u32::MAX - 1,
+    generation: 0,
+};
+
+/// A frame of events as announced, its numbers checked against the arena. What the records say is not
+/// checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventFrame {
+    /// Where it stands in the response arena.
+    pub run: Run,
+    /// Bytes of records, from the start of the frame.
+    pub len: usize,
+    /// How many records there are, as the worker says; they need not be as many.
+    pub records: u64,
+}
+
+/// What has become of the events of one frame, all records together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventOutcome {
+    /// Deliveries that were queued: subscribers reached, counted once for each event.
+    pub reached: u32,
+    /// Deliveries that were dropped because a client was slow.
+    pub dropped: u32,
+    /// Combination of [`NO_CONNECTION`](crate::shm::descriptor::NO_CONNECTION),
+    /// [`CLOSING`](crate::shm::descriptor::CLOSING) and
+    /// [`REFUSED`](crate::shm::descriptor::REFUSED).
+    pub flags: u8,
+}
+
 /// A response frame as announced, its numbers checked against the arena and the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {

@@ -7,13 +7,14 @@ mod submit;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use self::exchange::{ExchangeId, Failure, Frame};
+pub use self::exchange::{EventFrame, EventOutcome, ExchangeId, Failure, Frame};
 pub use self::submit::RequestFrame;
 
-use self::exchange::{Exchange, Stage, next_generation};
+use self::exchange::{Exchange, NO_EXCHANGE, Stage, next_generation};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::gateway::stats::LaneStats;
@@ -48,8 +49,10 @@ pub struct LaneCore {
     lent: Box<[(u32, u32)]>,
     /// Response slots the hub holds; a taken slot is one it holds.
     held: SlotMap,
-    /// By first slot: the exchange a held frame belongs to.
+    /// By first slot: the exchange a held frame belongs to, or that it is one of events.
     held_for: Box<[ExchangeId]>,
+    /// Frames of events that nobody has taken yet; never more than slots are held.
+    event_frames: VecDeque<EventFrame>,
     exchanges: Box<[Exchange]>,
     free: Vec<u32>,
     ping: Option<u32>,
@@ -78,14 +81,8 @@ impl LaneCore {
             arena: Arena::new(slots),
             lent: vec![(0, 0); slots as usize].into(),
             held: SlotMap::new(slots),
-            held_for: vec![
-                ExchangeId {
-                    index: 0,
-                    generation: 0
-                };
-                slots as usize
-            ]
-            .into(),
+            held_for: vec![NO_EXCHANGE; slots as usize].into(),
+            event_frames: VecDeque::new(),
             exchanges: (0..slots).map(|_| Exchange::new()).collect(),
             free: (0..slots).rev().collect(),
             ping: None,
@@ -236,6 +233,7 @@ impl LaneCore {
         if !std::mem::replace(&mut self.dead, true) {
             self.set_phase(Phase::Closed);
             self.stats.clear();
+            self.event_frames = VecDeque::new();
             self.exchanges
                 .iter_mut()
                 .for_each(|e| e.fail(Failure::WorkerGone));

@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::LaneCore;
-use super::exchange::{ExchangeId, Stage};
+use super::exchange::{EVENTS, EventOutcome, ExchangeId, NO_EXCHANGE, Stage};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::shm::descriptor::{CLIENT_LEFT, Descriptor, END, Run, Submission, UNKNOWN_LENGTH};
@@ -162,10 +162,37 @@ impl LaneCore {
                 exchange.expect_word_by(now_ms + timeout_ms);
             }
         }
+        self.push_return(run, EventOutcome::default())
+    }
+
+    /// Gives a frame of events back to the worker and says what has become of them. A run that is no
+    /// such frame, as one that was returned already, is left alone. Returns whether the worker waits
+    /// for slots, or for the outcome, and is to be called.
+    ///
+    /// # Errors
+    /// The worker does not read its ring.
+    // Called by whoever serves the streams.
+    #[allow(dead_code)]
+    pub fn return_event(&mut self, run: Run, outcome: EventOutcome) -> Result<bool, Violation> {
+        let held_for = self.held_for.get_mut(run.first as usize);
+        let Some(held_for) = held_for.filter(|id| **id == EVENTS) else {
+            return Ok(false);
+        };
+        if self.dead || !self.held.release(run) {
+            return Ok(false);
+        }
+        *held_for = NO_EXCHANGE;
+        self.push_return(run, outcome)
+    }
+
+    fn push_return(&mut self, run: Run, outcome: EventOutcome) -> Result<bool, Violation> {
         self.push(Descriptor {
             kind: Submission::Return as u8,
+            flags: outcome.flags,
             slots: run.slots as u16,
             first: run.first,
+            head_len: outcome.dropped,
+            body_len: outcome.reached,
             ..Descriptor::default()
         })?;
         self.submissions.publish(&self.memory.outbound());
@@ -226,7 +253,8 @@ impl LaneCore {
     /// read can leave unread at most
     ///
     /// * S `REQUEST`s and `BODY`s with slots, since their slots come back only once they were read;
-    /// * S `RETURN`s, since the worker lends those slots again only once it has read them;
+    /// * S `RETURN`s, of answers and of events, since the worker lends those slots again only once it
+    ///   has read them;
     /// * S + S - R `BODY`s without slots, where R slots are kept from newcomers: each generation of an
     ///   exchange has at most one, and a generation is followed by the next but one only after the
     ///   `REQUEST` of the next was read, which stands behind what the first left;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 
 use super::*;
-use crate::gateway::lane::Failure;
+use crate::gateway::lane::{EventOutcome, Failure};
 use crate::shm::descriptor::{ABORT, Run, Submission};
 use crate::shm::region::{Arena, Slots};
 
@@ -58,6 +58,12 @@ struct Model {
     pong_owed: Option<u32>,
     state: u64,
     whole_answers: u32,
+    /// Frames of events that the hub's tasks have, with their numbers.
+    events_taken: Vec<(Run, u32)>,
+    /// The number of each frame of events with the hub, by first slot.
+    events_lent: BTreeMap<u32, u32>,
+    /// Frames of events that were sent, taken by the hub's tasks, and came back.
+    events: [u32; 3],
 }
 
 impl Model {
@@ -77,6 +83,9 @@ impl Model {
             pong_owed: None,
             state: seed,
             whole_answers: 0,
+            events_taken: Vec::new(),
+            events_lent: BTreeMap::new(),
+            events: [0; 3],
         }
     }
 
@@ -89,7 +98,7 @@ impl Model {
     }
 
     fn step(&mut self) {
-        match self.below(20) {
+        match self.below(23) {
             0 | 1 => self.begin(),
             2..=4 => self.submit(),
             5 => self.end_body(),
@@ -102,6 +111,9 @@ impl Model {
             14 | 15 => self.worker_takes(),
             16 | 17 => self.worker_answers(false),
             18 => self.worker_returns(),
+            19 => self.worker_emits(),
+            20 => self.take_events(),
+            21 => self.return_events(),
             _ => self.worker_pongs(),
         }
     }
@@ -261,6 +273,13 @@ impl Model {
                         .lent
                         .swap_remove(at.expect("what was lent is returned once"));
                     assert!(self.arena.take_back(run));
+                    if let Some(number) = self.events_lent.remove(&run.first) {
+                        let outcome = (d.body_len, d.head_len, d.flags);
+                        assert_eq!(outcome, (number, number / 2, number as u8 & 28));
+                        self.events[2] += 1;
+                    } else {
+                        assert_eq!((d.body_len, d.head_len, d.flags), (0, 0, 0));
+                    }
                 }
                 Submission::Ping => {
                     assert_eq!(self.pong_owed.replace(d.generation), None);
@@ -288,6 +307,56 @@ impl Model {
         );
         served.frames_in += 1;
         self.kept.push(d.run());
+    }
+
+    /// Sends a frame of events, unless many are with the hub.
+    fn worker_emits(&mut self) {
+        let wide = 1 + self.below(2) as u32;
+        if self.events_lent.len() >= SLOTS as usize / 4 {
+            return;
+        }
+        let Some(mut slots) = self.arena.allocate(wide) else {
+            return;
+        };
+        let number = self.events[0];
+        let bytes = stamp(u32::MAX, 0, number);
+        self.worker.memory.bytes_mut(&mut slots)[..STAMP].copy_from_slice(&bytes);
+        self.events[0] += 1;
+        let run = Arena::lend(slots);
+        self.lent.push(run);
+        self.events_lent.insert(run.first, number);
+        self.worker.send(Descriptor {
+            slots: run.slots as u16,
+            total: 1,
+            body_len: 24,
+            ..events(run.first)
+        });
+    }
+
+    fn take_events(&mut self) {
+        if let Some(frame) = self.core.take_event_frame() {
+            assert_eq!((frame.len, frame.records), (24, 1));
+            let mut bytes = Vec::new();
+            let memory = &self.core.memory;
+            assert!(memory.copy_response(frame.run, 0, STAMP, &mut bytes));
+            let number = self.events[1];
+            assert_eq!(bytes, stamp(u32::MAX, 0, number), "events out of order");
+            self.events[1] += 1;
+            self.events_taken.push((frame.run, number));
+        }
+    }
+
+    fn return_events(&mut self) {
+        if !self.events_taken.is_empty() {
+            let at = self.below(self.events_taken.len());
+            let (run, number) = self.events_taken.swap_remove(at);
+            let outcome = EventOutcome {
+                reached: number,
+                dropped: number / 2,
+                flags: number as u8 & 28,
+            };
+            self.core.return_event(run, outcome).unwrap();
+        }
     }
 
     /// Sends a frame, or the last word, of an exchange that is not over.
@@ -369,6 +438,8 @@ impl Model {
             rounds += 1;
             assert!(rounds < 10_000, "it does not come to rest");
             self.return_one();
+            self.take_events();
+            self.return_events();
             self.worker_takes();
             self.worker_answers(true);
             self.worker_returns();
@@ -382,13 +453,15 @@ impl Model {
         assert_eq!(self.arena.free_count(), SLOTS, "response slots");
         assert!(self.kept.is_empty());
         assert!(self.served.values().all(|s| s.ended));
+        assert_eq!(self.events, [self.events[0]; 3]);
+        assert_eq!(self.core.take_event_frame(), None);
     }
 }
 
 #[test]
 fn an_honest_lane_loses_nothing() {
     let base = u64::from(std::process::id()) << 16;
-    let mut whole_answers = 0;
+    let (mut whole_answers, mut events) = (0, 0);
     for seed in (0..50).chain(base..base + 50) {
         println!("seed {seed}");
         let mut model = Model::new(seed);
@@ -399,8 +472,10 @@ fn an_honest_lane_loses_nothing() {
             model.wind_up();
         }
         whole_answers += model.whole_answers;
+        events += model.events[2];
     }
-    println!("{whole_answers} answers taken to their end");
+    println!("{whole_answers} answers taken to their end, {events} frames of events");
+    assert!(events > 2_000, "the model hardly ever gets to events");
     assert!(
         whole_answers > 2_000,
         "the model hardly ever gets to answers"

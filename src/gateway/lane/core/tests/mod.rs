@@ -1,6 +1,7 @@
 //! Tests of the hub's end of a lane against a worker played by hand, over the same memory. The
 //! worker's end here checks nothing: it sends whatever a test wants it to.
 
+mod events;
 mod honest;
 mod lying;
 mod regressions;
@@ -90,6 +91,18 @@ fn answer(kind: Completion, id: ExchangeId, first: u32, flags: u8) -> Descriptor
         head_len: if kind == Completion::Response { 8 } else { 0 },
         body_len: 0,
         total: UNKNOWN_LENGTH,
+    }
+}
+
+/// A frame of events of one slot that no check refuses.
+fn events(first: u32) -> Descriptor {
+    Descriptor {
+        kind: Completion::Event as u8,
+        slots: 1,
+        first,
+        body_len: 100,
+        total: 2,
+        ..Descriptor::default()
     }
 }
 
