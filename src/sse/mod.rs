@@ -2,6 +2,30 @@
 //! serialised, what a topic remembers, and what becomes of a subscriber that does not keep up. No
 //! I/O and no clock: events and the time come in, bytes and decisions go out.
 
+pub mod event;
+#[cfg(feature = "gateway")]
+pub mod frame;
+#[cfg(feature = "gateway")]
+pub mod gap;
+#[cfg(feature = "gateway")]
+pub mod id;
+#[cfg(feature = "gateway")]
+pub mod queue;
+#[cfg(feature = "gateway")]
+pub mod topic;
+
+pub use event::{Event, EventFault};
+#[cfg(feature = "gateway")]
+pub use frame::Frame;
+#[cfg(feature = "gateway")]
+pub use gap::{Gap, GapReason};
+#[cfg(feature = "gateway")]
+pub use id::EventId;
+#[cfg(feature = "gateway")]
+pub use queue::{Pushed, Queue, QueueLimits};
+#[cfg(feature = "gateway")]
+pub use topic::{Entry, Resume, Topic, TopicLimits, Topics};
+
 use serde::{Deserialize, Serialize};
 
 /// What happens to a subscriber whose queue is full.

@@ -1,0 +1,104 @@
+//! One event as whoever publishes it says it, and the rules it must keep so that it reaches an
+//! `EventSource` as it was meant. Nothing here repairs an event that breaks a rule.
+
+use std::fmt;
+
+use crate::limits::{MAX_EVENT, MAX_EVENT_ID, MAX_EVENT_NAME};
+
+/// An event (HTML standard, section 9.2.6), before it is serialised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The event's type. None, like an empty one, is a `message`.
+    pub name: Option<&'a str>,
+    /// What the client says in `Last-Event-ID` when it comes back. An empty one makes it forget the
+    /// id it had.
+    pub id: Option<&'a str>,
+    /// Milliseconds the client is to wait before it connects again.
+    pub retry_ms: Option<u64>,
+    /// Any bytes. CR, LF and CRLF each end a line, and all three reach the client as LF; what is not
+    /// UTF-8 reaches it as U+FFFD.
+    pub data: &'a [u8],
+}
+
+impl Event<'_> {
+    /// Whether the event may be sent.
+    ///
+    /// # Errors
+    /// The first rule that it breaks: name, then id, then data.
+    pub fn check(&self) -> Result<(), EventFault> {
+        let name = self.name.unwrap_or_default().as_bytes();
+        let id = self.id.unwrap_or_default().as_bytes();
+        if name.len() > MAX_EVENT_NAME {
+            return Err(EventFault::NameTooLong(name.len()));
+        }
+        if memchr::memchr2(b'\r', b'\n', name).is_some() {
+            return Err(EventFault::NameWithNewline);
+        }
+        if id.len() > MAX_EVENT_ID {
+            return Err(EventFault::IdTooLong(id.len()));
+        }
+        if memchr::memchr2(b'\r', b'\n', id).is_some() {
+            return Err(EventFault::IdWithNewline);
+        }
+        if memchr::memchr(0, id).is_some() {
+            return Err(EventFault::IdWithNul);
+        }
+        if self.data.len() > MAX_EVENT {
+            return Err(EventFault::DataTooLong(self.data.len()));
+        }
+        Ok(())
+    }
+}
+
+/// The rule an event breaks. Lengths are bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventFault {
+    /// The name is longer than [`MAX_EVENT_NAME`].
+    NameTooLong(usize),
+    /// The name holds a CR or LF, which would end its field and begin another.
+    NameWithNewline,
+    /// The id is longer than [`MAX_EVENT_ID`].
+    IdTooLong(usize),
+    /// The id holds a CR or LF, which would end its field and begin another.
+    IdWithNewline,
+    /// The id holds U+0000, at which a client ignores the whole field.
+    IdWithNul,
+    /// The data is longer than [`MAX_EVENT`].
+    DataTooLong(usize),
+}
+
+impl fmt::Display for EventFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameTooLong(len) => write!(
+                f,
+                "the event name is {len} bytes long, and {MAX_EVENT_NAME} is the most; \
+                 use a shorter name"
+            ),
+            Self::NameWithNewline => f.write_str(
+                "the event name contains CR or LF, which would end its field; \
+                 remove it, or put the text into the data",
+            ),
+            Self::IdTooLong(len) => write!(
+                f,
+                "the event id is {len} bytes long, and {MAX_EVENT_ID} is the most; \
+                 use a shorter id"
+            ),
+            Self::IdWithNewline => f.write_str(
+                "the event id contains CR or LF, which would end its field; \
+                 remove it, or encode the id",
+            ),
+            Self::IdWithNul => f.write_str(
+                "the event id contains U+0000, for which clients ignore an id; \
+                 remove it, or encode the id",
+            ),
+            Self::DataTooLong(len) => write!(
+                f,
+                "the event data is {len} bytes long, and {MAX_EVENT} is the most; \
+                 send it in parts, or send where it can be fetched"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for EventFault {}

@@ -1,0 +1,196 @@
+//! A serialised piece of an event stream (HTML standard, section 9.2.6), made once and shared by all
+//! subscribers. A frame is whole: it never leaves a client in the middle of a line or of an event.
+
+use std::fmt;
+use std::io::Write;
+use std::rc::Rc;
+
+use super::gap::GAP_EVENT;
+use super::id::decimal_len;
+use super::{Event, EventId, Gap};
+
+const CRLF: &[u8] = b"\r\n";
+
+/// Bytes for a subscriber, both as a chunk of HTTP/1.1 (RFC 9112, section 7.1) and without chunked
+/// coding, in one allocation.
+pub struct Frame {
+    /// The chunk: its size line, the text, CRLF.
+    bytes: Box<[u8]>,
+    /// Where the text begins.
+    start: usize,
+    /// Where the text ends.
+    end: usize,
+    id: Option<EventId>,
+    is_event: bool,
+}
+
+impl Frame {
+    /// Serialises an event that [`Event::check`] has passed. `id` replaces the event's own. Each line
+    /// of the data gets its `data: `; empty data is one empty line, so that the event is dispatched.
+    pub fn event(event: &Event<'_>, id: Option<EventId>) -> Rc<Self> {
+        Self::serialised(event, id, true)
+    }
+
+    /// The event that tells of a gap. It carries the id from which the client is to resume.
+    pub fn gap(gap: &Gap, resume: Option<EventId>) -> Rc<Self> {
+        let data = gap.to_json();
+        let event = Event {
+            name: Some(GAP_EVENT),
+            data: data.as_bytes(),
+            ..Event::default()
+        };
+        Self::serialised(&event, resume, false)
+    }
+
+    /// A comment, which clients ignore: what keeps an idle stream alive.
+    pub fn comment(text: &str) -> Rc<Self> {
+        let text = text.as_bytes();
+        let len: usize = lines(text).map(|line| line_len(": ", line.len())).sum();
+        Self::text(len + 1, None, false, |out| {
+            for line in lines(text) {
+                push_line(out, ": ", line);
+            }
+        })
+    }
+
+    /// Only the time to wait before connecting again, in milliseconds.
+    pub fn retry(ms: u64) -> Rc<Self> {
+        let len = line_len("retry: ", decimal_len(ms)) + 1;
+        Self::text(len, None, false, |out| push_shown(out, "retry: ", &ms))
+    }
+
+    /// Bytes that are sent as they are in either form: the head of the HTTP response, or the last
+    /// chunk.
+    pub fn head(bytes: &[u8]) -> Rc<Self> {
+        Rc::new(Self {
+            start: 0,
+            end: bytes.len(),
+            bytes: bytes.into(),
+            id: None,
+            is_event: false,
+        })
+    }
+
+    /// The frame as a chunk. What [`Frame::head`] was given is as it was.
+    pub fn chunked(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The frame without chunked coding.
+    pub fn plain(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    /// Bytes of the plain form, which is what limits count.
+    pub fn len(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Whether there is nothing to send, as there is only after an empty [`Frame::head`].
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The id the hub gave to the event. An id of the publisher's own is not one.
+    pub fn id(&self) -> Option<EventId> {
+        self.id
+    }
+
+    /// Whether this is an event that somebody published: what queues count and may drop.
+    pub fn is_event(&self) -> bool {
+        self.is_event
+    }
+
+    fn serialised(event: &Event<'_>, id: Option<EventId>, is_event: bool) -> Rc<Self> {
+        let name = event.name.filter(|name| !name.is_empty());
+        let own_id = event.id.filter(|_| id.is_none());
+        let field_len = |field: &str, len: Option<usize>| len.map_or(0, |len| line_len(field, len));
+        let data_len: usize = lines(event.data)
+            .map(|line| line_len("data: ", line.len()))
+            .sum();
+        let len = field_len("event: ", name.map(str::len))
+            + field_len("id: ", id.map(EventId::text_len).or(own_id.map(str::len)))
+            + field_len("retry: ", event.retry_ms.map(decimal_len))
+            + data_len
+            + 1;
+        Self::text(len, id, is_event, |out| {
+            if let Some(name) = name {
+                push_line(out, "event: ", name.as_bytes());
+            }
+            if let Some(id) = id {
+                push_shown(out, "id: ", &id);
+            } else if let Some(id) = own_id {
+                push_line(out, "id: ", id.as_bytes());
+            }
+            if let Some(ms) = event.retry_ms {
+                push_shown(out, "retry: ", &ms);
+            }
+            for line in lines(event.data) {
+                push_line(out, "data: ", line);
+            }
+        })
+    }
+
+    /// Lines that `write` writes, and the empty line behind them: `len` bytes together.
+    fn text(
+        len: usize,
+        id: Option<EventId>,
+        is_event: bool,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Rc<Self> {
+        let start = len.ilog(16) as usize + 1 + CRLF.len();
+        let end = start + len;
+        let mut bytes = Vec::with_capacity(end + CRLF.len());
+        write!(bytes, "{len:x}\r\n").expect("a Vec takes everything");
+        write(&mut bytes);
+        bytes.push(b'\n');
+        // A chunk that is not as long as it says would put the client out of step for good.
+        assert_eq!(bytes.len(), end, "the length was foreseen wrongly");
+        bytes.extend_from_slice(CRLF);
+        Rc::new(Self {
+            bytes: bytes.into_boxed_slice(),
+            start,
+            end,
+            id,
+            is_event,
+        })
+    }
+}
+
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Frame({})", self.plain().escape_ascii())
+    }
+}
+
+/// The lines of a text. CR, LF and CRLF each end one; what follows the last of them is a line, too,
+/// and may be empty.
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = memchr::memchr2(b'\r', b'\n', text) else {
+            return rest.take();
+        };
+        let (line, behind) = text.split_at(end);
+        let crlf = behind.starts_with(CRLF);
+        rest = Some(&behind[1 + usize::from(crlf)..]);
+        Some(line)
+    })
+}
+
+fn line_len(field: &str, value: usize) -> usize {
+    field.len() + value + 1
+}
+
+/// `field` ends in a space, so that a space that begins the value survives the client, which removes
+/// one.
+fn push_line(out: &mut Vec<u8>, field: &str, value: &[u8]) {
+    out.extend_from_slice(field.as_bytes());
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+fn push_shown(out: &mut Vec<u8>, field: &str, value: &dyn fmt::Display) {
+    writeln!(out, "{field}{value}").expect("a Vec takes everything");
+}

@@ -1,0 +1,52 @@
+//! The ids the hub gives to events, by which a client that comes back says what it has seen. An id is
+//! never guessed from text that does not have exactly this form.
+
+use std::fmt;
+
+/// The place of an event among all that one run of the hub has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventId {
+    /// The run of the hub.
+    pub epoch: u32,
+    /// Counts the run's events from 1; 0 is before the first.
+    pub sequence: u64,
+}
+
+/// Digits of the epoch.
+const EPOCH_DIGITS: usize = 8;
+
+impl EventId {
+    /// Reads what [`Display`](fmt::Display) writes: eight lower hexadecimal digits, `-`, and a decimal
+    /// number without leading zeros. Anything else is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (epoch, sequence) = text.split_once('-')?;
+        let is_lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let epoch_ok = epoch.len() == EPOCH_DIGITS && epoch.bytes().all(is_lower_hex);
+        // The standard library's parsers would take a plus sign, too.
+        let sequence_ok = sequence.bytes().all(|b| b.is_ascii_digit())
+            && (sequence == "0" || !sequence.starts_with('0'));
+        if !epoch_ok || !sequence_ok {
+            return None;
+        }
+        Some(Self {
+            epoch: u32::from_str_radix(epoch, 16).ok()?,
+            sequence: sequence.parse().ok()?,
+        })
+    }
+
+    /// Bytes of the text form.
+    pub(super) fn text_len(self) -> usize {
+        EPOCH_DIGITS + 1 + decimal_len(self.sequence)
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}-{}", self.epoch, self.sequence)
+    }
+}
+
+/// Digits of a decimal number.
+pub(super) fn decimal_len(number: u64) -> usize {
+    number.checked_ilog10().unwrap_or(0) as usize + 1
+}
