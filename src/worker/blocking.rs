@@ -41,6 +41,8 @@ pub(crate) fn run_with(
         .map_err(system("start the worker's threads"))?;
     let mut course = Course::default();
     let result = supervise(settings, service, sleep, &stop, &pool, &mut course);
+    // First, or a handler that waits to publish would keep its thread.
+    settings.link.stop();
     pool.stop(if course.forced {
         Duration::ZERO
     } else {
@@ -81,8 +83,11 @@ fn supervise(
         was_attached = true;
         tracing::info!(name = service.name(), socket = %settings.socket.display(), "attached");
         let attached_at = Instant::now();
+        // Before anybody serves: a handler may publish at once.
+        settings.link.link().attach(&session);
         pool.serve(Some(session.clone()));
         watch(control, stop, course, settings.drain_timeout);
+        settings.link.link().detach();
         pool.serve(None);
         session.close();
         if let Some(result) = course.on_end(settings.reconnect, settings.socket.clone()) {

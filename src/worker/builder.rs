@@ -8,9 +8,11 @@ use std::time::Duration;
 use crate::control::{DEFAULT_PORT, RouteSpec, default_socket};
 use crate::worker::blocking;
 use crate::worker::error::Error;
+use crate::worker::events::{Events, LinkOwner};
 use crate::worker::request::Request;
 use crate::worker::response::{IntoResponse, Response};
-use crate::worker::service::{Handler, Service};
+use crate::worker::service::{Handler, Handlers, Service};
+use crate::worker::sse_route::SseRoute;
 use crate::worker::stop::WorkerHandle;
 
 /// The environment variable that names the hub's socket, whatever the program says.
@@ -20,7 +22,7 @@ pub const SOCKET_VARIABLE: &str = "SLOTWAY_SOCKET";
 #[derive(Debug)]
 pub struct Worker {
     name: String,
-    routes: Vec<(RouteSpec, Handler)>,
+    routes: Vec<(RouteSpec, Handlers)>,
     settings: Settings,
 }
 
@@ -34,6 +36,7 @@ pub(crate) struct Settings {
     pub(crate) patience: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) handle: WorkerHandle,
+    pub(crate) link: LinkOwner,
 }
 
 impl Worker {
@@ -50,6 +53,7 @@ impl Worker {
                 patience: Duration::from_secs(5),
                 drain_timeout: Duration::from_secs(35),
                 handle: WorkerHandle::default(),
+                link: LinkOwner::default(),
             },
         }
     }
@@ -85,6 +89,33 @@ impl Worker {
             Box::pin(async move { answer.await.into_response() })
         };
         self.with_route(method, path, Handler::Async(Box::new(handler)))
+    }
+
+    /// Adds a route whose clients stay connected for Server-Sent Events: a GET path, and who may
+    /// connect. The hub keeps the connections; events for them are sent with [`Worker::events`].
+    ///
+    /// ```no_run
+    /// use slotway::worker::{Connect, Event, SseRoute, Target, Worker};
+    ///
+    /// # fn main() -> Result<(), slotway::worker::Error> {
+    /// let room = SseRoute::new().on_connect(|c: &Connect| c.param("room").as_deref() != Some("13"));
+    /// let worker = Worker::new("chat").sse_route("/rooms/{room}", room);
+    /// let events = worker.events();
+    /// std::thread::spawn(move || {
+    ///     let room = Target::route("/rooms/{room}", [("room", "7")]);
+    ///     events.push(room, Event::new("hello").event("said"))
+    /// });
+    /// worker.run()
+    /// # }
+    /// ```
+    pub fn sse_route(mut self, path: &str, route: SseRoute) -> Worker {
+        self.routes.push(route.into_parts(path));
+        self
+    }
+
+    /// Publishes events, from now on and for as long as the worker runs.
+    pub fn events(&self) -> Events {
+        Events::new(self.settings.link.link().clone())
     }
 
     /// Sets how many threads serve in [`Worker::run`]; at least one. The default is the number of
@@ -169,7 +200,7 @@ impl Worker {
             path: path.into(),
             ..RouteSpec::default()
         };
-        self.routes.push((spec, handler));
+        self.routes.push((spec, Handlers::Requests(handler)));
         self
     }
 
@@ -177,7 +208,8 @@ impl Worker {
         if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|s| !s.is_empty()) {
             self.settings.socket = socket.into();
         }
-        let service = Service::new(self.name, self.routes).map_err(Error::Registration)?;
+        let service = Service::new(self.name, self.routes, self.settings.link.link().clone())
+            .map_err(Error::Registration)?;
         Ok((self.settings, service))
     }
 }

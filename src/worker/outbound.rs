@@ -10,6 +10,7 @@ use crate::shm::layout::Geometry;
 use crate::shm::region::{Arena, LaneMemory, Slots, WorkerSide};
 use crate::shm::ring::Producer;
 use crate::worker::lane::ExchangeId;
+use crate::worker::lane::events::EventShare;
 
 /// How many slots a frame needs.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,8 @@ struct Limits {
 pub(crate) struct Outbound {
     producer: Producer,
     pub(super) arena: Arena,
-    /// By first slot: the exchange a run belongs to and its length; zero slots: not lent.
+    /// By first slot: the exchange a run belongs to, or
+    /// [`EVENT_FRAME`](crate::worker::lane::events::EVENT_FRAME), and its length; zero slots: not lent.
     pub(super) lent: Box<[(u32, u32)]>,
     /// By exchange: how many slots it has under way.
     pub(super) held: Box<[u32]>,
@@ -46,6 +48,10 @@ pub(crate) struct Outbound {
     pub(super) waiting: Vec<Waker>,
     /// Exchanges that lost their handler when no slot was free to say so.
     pub(super) orphans: VecDeque<ExchangeId>,
+    /// What events have of the arena.
+    pub(super) events: EventShare,
+    /// Whether the hub was told that somebody waits for slots.
+    pub(super) starved: bool,
     broken: bool,
     limits: Limits,
 }
@@ -67,6 +73,8 @@ impl Outbound {
             held: vec![0; slots as usize].into(),
             waiting: Vec::new(),
             orphans: VecDeque::new(),
+            events: EventShare::new(slots),
+            starved: false,
             broken: false,
             limits,
         }
@@ -80,6 +88,11 @@ impl Outbound {
         !self.broken
     }
 
+    /// Whether anybody waits for the hub to return something.
+    pub(super) fn awaits_returns(&self) -> bool {
+        !self.waiting.is_empty() || !self.orphans.is_empty() || self.events.awaits_returns()
+    }
+
     /// Takes slots for a frame of this exchange, if it may have them now.
     pub(super) fn allocate(&mut self, exchange: u32, want: Want) -> Option<Slots> {
         let limits = self.limits;
@@ -87,7 +100,7 @@ impl Outbound {
         let held = self.held[exchange as usize];
         let streamed = |at_most: u32| {
             let window = limits.window.saturating_sub(held);
-            let spare = free.saturating_sub(limits.reserve);
+            let spare = free.saturating_sub(limits.reserve + self.events.unused());
             (free / 8)
                 .max(1)
                 .min(at_most)

@@ -9,8 +9,9 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use crate::message::{Method, Version};
-use crate::shm::codec::{CodecError, RequestIndex, RequestView, decode_request};
+use crate::shm::codec::{CodecError, LifecycleFlags, RequestIndex, RequestView, decode_request};
 use crate::worker::body::{Body, BodyError, Rest};
+use crate::worker::events::Events;
 use crate::worker::frame::{Chunk, Frame, SharedFrame};
 use crate::worker::inbox::Inbox;
 use crate::worker::lane::{ExchangeId, Incoming};
@@ -198,6 +199,12 @@ impl Request {
         session.is_closed() || session.lane(lane).may_be_unwanted(self.exchange)
     }
 
+    /// Publishes events of this worker.
+    pub fn events(&self) -> Events {
+        let service = self.frame().origin().0.service();
+        Events::new(service.link().clone())
+    }
+
     /// Bytes of the body as announced by the client; `None` where it did not say.
     pub fn body_length(&self) -> Option<u64> {
         (self.total != crate::shm::descriptor::UNKNOWN_LENGTH).then_some(self.total)
@@ -333,6 +340,11 @@ impl Request {
     /// The route's number as the hub says it; not checked against the registration.
     pub(crate) fn route_number(&self) -> usize {
         self.view().route() as usize
+    }
+
+    /// Whether this is the beginning or the end of a stream.
+    pub(crate) fn lifecycle(&self) -> LifecycleFlags {
+        self.view().lifecycle()
     }
 
     fn route_entry(&self) -> Option<&Route> {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use crate::control::{FieldError, Registration, RouteSpec};
 use crate::message::Method;
+use crate::shm::codec::LifecycleFlags;
 use crate::worker::answer::Answer;
+use crate::worker::events::Link;
 use crate::worker::lane::Incoming;
 use crate::worker::request::Request;
 use crate::worker::response::{BoxFuture, Response};
@@ -22,6 +24,20 @@ pub(crate) enum Handler {
     /// Called in an event loop.
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
     Async(Box<dyn Fn(Request) -> BoxFuture<Response> + Send + Sync>),
+    /// Answers this status without a body and calls nobody.
+    Constant(u16),
+}
+
+/// What is called for the requests of a route.
+#[derive(Debug)]
+pub(crate) enum Handlers {
+    /// An ordinary route.
+    Requests(Handler),
+    /// A route whose connections the hub keeps: for their beginning and for their end.
+    Streams {
+        connect: Handler,
+        disconnect: Handler,
+    },
 }
 
 /// One route.
@@ -29,7 +45,7 @@ pub(crate) enum Handler {
 pub(crate) struct Route {
     spec: RouteSpec,
     params: Box<[Box<str>]>,
-    handler: Handler,
+    handlers: Handlers,
 }
 
 impl Route {
@@ -43,9 +59,26 @@ impl Route {
         &self.params
     }
 
-    /// The handler.
-    pub(crate) fn handler(&self) -> &Handler {
-        &self.handler
+    /// The handler for a request, by what its head says of a stream; `None` where this route has
+    /// nothing to do with that.
+    pub(crate) fn handler(&self, lifecycle: LifecycleFlags) -> Option<&Handler> {
+        match (&self.handlers, lifecycle) {
+            (Handlers::Requests(handler), LifecycleFlags::None) => Some(handler),
+            (Handlers::Streams { connect, .. }, LifecycleFlags::Connect { .. }) => Some(connect),
+            (Handlers::Streams { disconnect, .. }, LifecycleFlags::Disconnect) => Some(disconnect),
+            _ => None,
+        }
+    }
+
+    fn is_async(&self) -> bool {
+        let is_async = |handler: &Handler| matches!(handler, Handler::Async(_));
+        match &self.handlers {
+            Handlers::Requests(handler) => is_async(handler),
+            Handlers::Streams {
+                connect,
+                disconnect,
+            } => is_async(connect) || is_async(disconnect),
+        }
     }
 }
 
@@ -54,6 +87,7 @@ impl Route {
 pub(crate) struct Service {
     name: String,
     routes: Vec<Route>,
+    link: Arc<Link>,
 }
 
 impl Service {
@@ -63,7 +97,8 @@ impl Service {
     /// The first thing that is wrong with it.
     pub(crate) fn new(
         name: String,
-        routes: Vec<(RouteSpec, Handler)>,
+        routes: Vec<(RouteSpec, Handlers)>,
+        link: Arc<Link>,
     ) -> Result<Arc<Service>, FieldError> {
         let registration = Registration {
             name,
@@ -73,17 +108,18 @@ impl Service {
         let with_params = routes
             .into_iter()
             .zip(&valid.routes)
-            .map(|((spec, handler), valid)| {
+            .map(|((spec, handlers), valid)| {
                 let params = valid.pattern.param_names().map(Box::from).collect();
                 Route {
                     spec,
                     params,
-                    handler,
+                    handlers,
                 }
             });
         Ok(Arc::new(Service {
             routes: with_params.collect(),
             name: valid.name,
+            link,
         }))
     }
 
@@ -101,6 +137,11 @@ impl Service {
         &self.name
     }
 
+    /// Where those who publish find the session.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
     /// The route with this number.
     pub(crate) fn route(&self, number: usize) -> Option<&Route> {
         self.routes.get(number)
@@ -108,10 +149,7 @@ impl Service {
 
     /// The first route with an async handler.
     pub(crate) fn first_async(&self) -> Option<&RouteSpec> {
-        let found = self
-            .routes
-            .iter()
-            .find(|r| matches!(r.handler, Handler::Async(_)));
+        let found = self.routes.iter().find(|route| route.is_async());
         found.map(|route| &route.spec)
     }
 }
@@ -121,6 +159,7 @@ impl fmt::Debug for Handler {
         f.write_str(match self {
             Handler::Blocking(_) => "Blocking",
             Handler::Async(_) => "Async",
+            Handler::Constant(_) => "Constant",
         })
     }
 }
@@ -133,10 +172,10 @@ pub(crate) fn open(
     incoming: Incoming,
 ) -> Option<(Request, Answer)> {
     let mut answer = Answer::new(session.clone(), lane, incoming.exchange);
-    if answer.is_cancelled() {
-        return None;
-    }
+    // Told once, the end of a stream is not taken back.
+    let is_over = answer.is_cancelled();
     match Request::new(incoming) {
+        Ok(request) if is_over && request.lifecycle() != LifecycleFlags::Disconnect => None,
         Ok(request) => {
             if request.method() == Method::Head {
                 answer.set_bodyless();
@@ -156,11 +195,13 @@ pub(crate) fn serve_blocking(session: &Arc<Session>, lane: usize, incoming: Inco
         return;
     };
     let route = session.service().route(request.route_number());
-    match route.map(Route::handler) {
+    match route.and_then(|route| route.handler(request.lifecycle())) {
         Some(Handler::Blocking(handler)) => handle_blocking(handler, request, answer),
+        Some(Handler::Constant(status)) => send_blocking(answer, Response::new(*status)),
         Some(Handler::Async(_)) | None => {
             tracing::error!(
                 number = request.route_number(),
+                lifecycle = ?request.lifecycle(),
                 "the hub sent a request for a route this worker cannot answer: answering 500"
             );
             drop(request);

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::shm::doorbell::{sleep_begin, sleep_end};
 use crate::shm::region::Word;
@@ -159,20 +159,37 @@ impl Session {
     /// What `poll` waits for must end when the session closes.
     pub(crate) fn block_on<T>(
         self: &Arc<Self>,
-        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+        poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> T {
+        self.block_on_until(None, poll)
+            .expect("without a deadline it waits for the end")
+    }
+
+    /// As [`Session::block_on`]; `None` where the deadline comes first.
+    pub(crate) fn block_on_until<T>(
+        self: &Arc<Self>,
+        deadline: Option<Instant>,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Option<T> {
         let parker = self.parker();
         let waker = Waker::from(parker.clone());
         let mut cx = Context::from_waker(&waker);
         loop {
             parker.reset();
             if let Poll::Ready(value) = poll(&mut cx) {
-                return value;
+                return Some(value);
             }
             if self.sleep != Sleep::Task && self.pump() {
                 continue;
             }
-            self.sleep(&parker, Some(CANCEL_CHECK));
+            let left = deadline.map(|d| d.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return None;
+            }
+            self.sleep(
+                &parker,
+                Some(left.map_or(CANCEL_CHECK, |left| left.min(CANCEL_CHECK))),
+            );
             self.fail_cancelled();
         }
     }

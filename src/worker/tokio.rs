@@ -44,6 +44,8 @@ pub(crate) async fn run(settings: &Settings, service: &Arc<Service>) -> Result<(
     let (running, mut finished) = mpsc::channel::<()>(1);
     let mut course = Course::default();
     let result = supervise(settings, service, &stop, &running, &mut course).await;
+    // First, or a handler that waits to publish would not finish.
+    settings.link.stop();
     drop(running);
     if !course.forced {
         let _ = timeout(settings.drain_timeout, finished.recv()).await;
@@ -89,8 +91,11 @@ async fn supervise(
         was_attached = true;
         tracing::info!(name = service.name(), socket = %settings.socket.display(), "attached");
         let attached_at = Instant::now();
+        // Before anybody serves: a handler may publish at once.
+        settings.link.link().attach(&session);
         let pump = ::tokio::spawn(pump(session.clone(), running.clone()));
         let watched = watch(control, stop, course, settings.drain_timeout).await;
+        settings.link.link().detach();
         session.close();
         // A pump never fails; what a handler does is caught in it.
         let _ = pump.await;
@@ -277,9 +282,13 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
     let Some((request, answer)) = open(session, lane, incoming) else {
         return;
     };
-    let number = request.route_number();
+    let (number, lifecycle) = (request.route_number(), request.lifecycle());
     let service = session.service();
-    match service.route(number).map(|route| route.handler()) {
+    let handler = service.route(number).and_then(|r| r.handler(lifecycle));
+    match handler {
+        Some(Handler::Constant(status)) => {
+            run_here(send_async(answer, Response::new(*status)), running);
+        }
         Some(Handler::Async(handler)) => {
             let started = start_caught(|| handler(request));
             let handling = async move {
@@ -292,24 +301,13 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
                     send_async(answer, response).await;
                 }
             };
-            let mut handling = Box::pin(handling);
-            // Most handlers are done at once and need no task of their own.
-            let first = handling
-                .as_mut()
-                .poll(&mut Context::from_waker(Waker::noop()));
-            if first.is_pending() {
-                let running = running.clone();
-                ::tokio::spawn(async move {
-                    handling.await;
-                    drop(running);
-                });
-            }
+            run_here(handling, running);
         }
         Some(Handler::Blocking(_)) => {
             let (service, running) = (service.clone(), running.clone());
             drop(spawn_blocking(move || {
-                if let Some(Handler::Blocking(handler)) = service.route(number).map(|r| r.handler())
-                {
+                let route = service.route(number);
+                if let Some(Handler::Blocking(handler)) = route.and_then(|r| r.handler(lifecycle)) {
                     handle_blocking(handler, request, answer);
                 }
                 drop(running);
@@ -318,9 +316,25 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
         None => {
             tracing::error!(
                 number,
-                "the hub sent a request for an unknown route: answering 500"
+                ?lifecycle,
+                "the hub sent a request for a route this worker does not have: answering 500"
             );
         }
+    }
+}
+
+/// Most handlers are done at once and need no task of their own.
+fn run_here(handling: impl Future<Output = ()> + Send + 'static, running: &mpsc::Sender<()>) {
+    let mut handling = Box::pin(handling);
+    let first = handling
+        .as_mut()
+        .poll(&mut Context::from_waker(Waker::noop()));
+    if first.is_pending() {
+        let running = running.clone();
+        ::tokio::spawn(async move {
+            handling.await;
+            drop(running);
+        });
     }
 }
 

@@ -1,6 +1,8 @@
 //! The worker's end of one lane: its rings, its arena, and the request bodies that are still
 //! arriving. Every method may be called from any thread; none blocks.
 
+pub(crate) mod events;
+
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -15,6 +17,8 @@ use crate::worker::frame::Frame;
 use crate::worker::inbox::Inbox;
 use crate::worker::outbound::{Outbound, Want};
 use crate::worker::session::{Session, lock};
+
+use self::events::{EVENT_FRAME, delivery};
 
 /// The worker's end of a lane.
 #[derive(Debug)]
@@ -125,7 +129,7 @@ impl Lane {
                     }
                 }
                 Some(Submission::Body) => self.route_body(session, number, &d),
-                Some(Submission::Return) => self.take_back(d.run())?,
+                Some(Submission::Return) => self.take_back(&d)?,
                 Some(Submission::Ping) => {
                     let kind = Completion::Pong as u8;
                     let generation = d.generation;
@@ -224,7 +228,7 @@ impl Lane {
         if !outbound.waiting.iter().any(|w| w.will_wake(cx.waker())) {
             outbound.waiting.push(cx.waker().clone());
         }
-        self.set_starved(true);
+        self.starve(&mut outbound);
         Poll::Pending
     }
 
@@ -267,8 +271,12 @@ impl Lane {
                 inbox.fail();
             }
         }
-        let waiting = std::mem::take(&mut lock(&self.outbound).waiting);
-        waiting.into_iter().for_each(Waker::wake);
+        let mut outbound = lock(&self.outbound);
+        let waiting = std::mem::take(&mut outbound.waiting);
+        let (line, receipts) = outbound.events.close();
+        drop(outbound);
+        receipts.iter().for_each(|receipt| receipt.settle(None));
+        waiting.into_iter().chain(line).for_each(Waker::wake);
     }
 
     /// Whether request bodies may be on their way.
@@ -332,7 +340,8 @@ impl Lane {
         inbox.deliver(frame, d.is_end(), d.is_abort());
     }
 
-    fn take_back(&self, run: Run) -> Result<(), Broken> {
+    fn take_back(&self, d: &Descriptor) -> Result<(), Broken> {
+        let run = d.run();
         let mut outbound = lock(&self.outbound);
         let lent = outbound.lent.get_mut(run.first as usize).ok_or(Broken)?;
         let (exchange, slots) = *lent;
@@ -340,29 +349,37 @@ impl Lane {
             return Err(Broken);
         }
         *lent = (0, 0);
-        outbound.held[exchange as usize] -= slots;
+        let receipt = if exchange == EVENT_FRAME {
+            outbound.events.take_back(run)
+        } else {
+            outbound.held[exchange as usize] -= slots;
+            None
+        };
         outbound.arena.take_back(run);
         let waiting = self.serve_waiting(&mut outbound);
         drop(outbound);
+        if exchange == EVENT_FRAME {
+            let delivery = delivery(d);
+            if let Some(receipt) = receipt {
+                receipt.settle(Some(delivery));
+            }
+        }
         waiting.into_iter().for_each(Waker::wake);
         Ok(())
     }
 
     fn serve_waiting(&self, outbound: &mut Outbound) -> Vec<Waker> {
         self.answer_orphans(outbound);
-        if outbound.waiting.is_empty() {
-            return Vec::new();
-        }
-        if outbound.orphans.is_empty() {
-            self.set_starved(false);
-        }
-        std::mem::take(&mut outbound.waiting)
+        let mut waiting = std::mem::take(&mut outbound.waiting);
+        waiting.extend(outbound.events.first_in_line());
+        self.sate_if_done(outbound);
+        waiting
     }
 
     fn answer_orphans(&self, outbound: &mut Outbound) {
         while let Some(&id) = outbound.orphans.front() {
             let Some(mut slots) = outbound.allocate(id.index, Want::Whole(1)) else {
-                return self.set_starved(true);
+                return self.starve(outbound);
             };
             outbound.orphans.pop_front();
             let prefix = response_prefix(500, 0);
@@ -385,12 +402,15 @@ impl Lane {
         }
     }
 
-    fn set_starved(&self, starved: bool) {
-        let word = self.memory.own_word(Word::Starved);
-        if starved {
-            starve(word);
-        } else {
-            sate(word);
+    fn starve(&self, outbound: &mut Outbound) {
+        outbound.starved = true;
+        starve(self.memory.own_word(Word::Starved));
+    }
+
+    fn sate_if_done(&self, outbound: &mut Outbound) {
+        if outbound.starved && !outbound.awaits_returns() {
+            outbound.starved = false;
+            sate(self.memory.own_word(Word::Starved));
         }
     }
 

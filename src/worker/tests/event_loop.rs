@@ -13,7 +13,7 @@ use crate::message::Method;
 use crate::shm::layout::Geometry;
 use crate::worker::{BodyError, Error, Request, Response, Worker};
 
-fn start(threads: usize, lanes: usize, geometry: Geometry, worker: Worker) -> Bench {
+pub(super) fn start(threads: usize, lanes: usize, geometry: Geometry, worker: Worker) -> Bench {
     Bench::start_with(lanes, geometry, worker, move |worker| {
         let mut builder = match threads {
             1 => ::tokio::runtime::Builder::new_current_thread(),

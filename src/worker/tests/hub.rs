@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::control::{Registration, ToHub, ToWorker, WakeMode};
+use crate::control::{Lifecycle, Registration, ToHub, ToWorker, WakeMode};
 use crate::message::{FieldSpan, Method, Params, RequestHead, Span};
 use crate::shm::arena::SlotMap;
 use crate::shm::atomics::{Ordering, fence};
@@ -17,6 +17,7 @@ use crate::shm::codec::{
 };
 use crate::shm::descriptor::{ABORT, Completion, Descriptor, END, Run, Submission, UNKNOWN_LENGTH};
 use crate::shm::doorbell::{Caller, Sleeper};
+use crate::shm::events::{EventRecords, EventTarget};
 use crate::shm::layout::{Geometry, body_offset};
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots, Word};
 use crate::shm::ring::{Consumer, Producer};
@@ -201,6 +202,24 @@ pub(super) struct Part {
     pub(super) run: Run,
 }
 
+/// A frame of events, copied out; its slots are still the hub's until returned.
+#[derive(Debug)]
+pub(super) struct EventPart {
+    pub(super) run: Run,
+    pub(super) records: Vec<OwnedEvent>,
+}
+
+/// An event that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OwnedEvent {
+    /// `*`, or the path, or `#` and the connection id.
+    pub(super) target: String,
+    pub(super) name: String,
+    pub(super) id: Option<String>,
+    pub(super) retry_ms: Option<u64>,
+    pub(super) data: Vec<u8>,
+}
+
 /// A whole answer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply {
@@ -239,6 +258,9 @@ pub(super) struct HubLane {
     open: HashMap<u32, Open>,
     generations: Vec<u32>,
     pub(super) pongs: Vec<u32>,
+    events: VecDeque<EventPart>,
+    /// First slots of the frames of events that the hub has.
+    events_held: HashMap<u32, u32>,
 }
 
 impl HubLane {
@@ -264,12 +286,24 @@ impl HubLane {
             open: HashMap::new(),
             generations: vec![0; slots as usize],
             pongs: Vec::new(),
+            events: VecDeque::new(),
+            events_held: HashMap::new(),
         }
     }
 
     /// Request slots that are the hub's.
     pub(super) fn free_slots(&self) -> u32 {
         self.arena.free_count()
+    }
+
+    /// Sends what the hub itself says about a stream.
+    pub(super) fn tell(&mut self, ask: &Ask<'_>, what: &Lifecycle, replayed: bool) -> Id {
+        let lifecycle = match what {
+            Lifecycle::Connect { .. } => LifecycleFlags::Connect { replayed },
+            Lifecycle::Disconnect { .. } => LifecycleFlags::Disconnect,
+        };
+        let body = simd_json::to_vec(what).unwrap();
+        self.begin_as(ask, lifecycle, &body, Some(body.len() as u64), true)
     }
 
     /// Sends a request whose body is all there.
@@ -281,6 +315,18 @@ impl HubLane {
     pub(super) fn begin(
         &mut self,
         ask: &Ask<'_>,
+        body: &[u8],
+        total: Option<u64>,
+        end: bool,
+    ) -> Id {
+        self.begin_as(ask, LifecycleFlags::None, body, total, end)
+    }
+
+    /// As [`HubLane::begin`], with what the head says of a stream.
+    pub(super) fn begin_as(
+        &mut self,
+        ask: &Ask<'_>,
+        lifecycle: LifecycleFlags,
         body: &[u8],
         total: Option<u64>,
         end: bool,
@@ -298,7 +344,7 @@ impl HubLane {
             params: &params,
             raw: &raw,
             peer,
-            lifecycle: LifecycleFlags::None,
+            lifecycle,
         };
         let head_len = encoded_request_len(&parts);
         let body_at = body_offset(head_len);
@@ -385,21 +431,55 @@ impl HubLane {
 
     /// Gives a response frame back.
     pub(super) fn give_back(&mut self, run: Run) {
-        if run.is_empty() {
-            return;
+        if !run.is_empty() {
+            self.give_back_with(run, (0, 0, 0));
         }
+    }
+
+    /// Gives a frame of events back, and says how many deliveries it made, how many were dropped, and
+    /// the flags.
+    pub(super) fn return_events(&mut self, run: Run, outcome: (u32, u32, u8)) {
+        assert!(self.events_held.remove(&run.first).is_some());
+        self.give_back_with(run, outcome);
+    }
+
+    fn give_back_with(&mut self, run: Run, (reached, dropped, flags): (u32, u32, u8)) {
         assert!(self.held.release(run));
         let kind = Submission::Return as u8;
         self.push(Descriptor {
             kind,
+            flags,
             slots: run.slots as u16,
             first: run.first,
+            head_len: dropped,
+            body_len: reached,
             ..Descriptor::default()
         });
         fence(Ordering::SeqCst);
         if self.memory.peer_word(Word::Starved).load(Ordering::Relaxed) != 0 {
             self.call();
         }
+    }
+
+    /// The next frame of events.
+    pub(super) fn next_events(&mut self) -> EventPart {
+        loop {
+            if let Some(part) = self.events.pop_front() {
+                return part;
+            }
+            self.wait();
+        }
+    }
+
+    /// The next frame of events, if it is there.
+    pub(super) fn poll_events(&mut self) -> Option<EventPart> {
+        self.look();
+        self.events.pop_front()
+    }
+
+    /// Slots of frames of events that the hub has.
+    pub(super) fn event_slots(&self) -> u32 {
+        self.events_held.values().sum()
     }
 
     /// Takes what the worker has said. Returns whether there was anything.
@@ -414,7 +494,7 @@ impl HubLane {
                 Completion::Pong => self.pongs.push(d.generation),
                 // This hub sends bodies unasked.
                 Completion::Read => {}
-                Completion::Event => panic!("no events yet"),
+                Completion::Event => self.on_events(&d),
             }
         }
         self.consumer.release(&self.memory.inbound());
@@ -634,6 +714,47 @@ impl HubLane {
             end: d.is_end(),
             abort: d.is_abort(),
             run: d.run(),
+        });
+    }
+
+    fn on_events(&mut self, d: &Descriptor) {
+        assert_eq!(
+            (d.exchange, d.generation, d.flags, d.head_len),
+            (0, 0, 0, 0)
+        );
+        assert!(self.held.take(d.run()), "a frame over one the hub holds");
+        self.events_held.insert(d.first, d.run().slots);
+        let geometry = self.memory.geometry();
+        assert!(
+            self.event_slots() <= geometry.slots() / 4,
+            "too much for events"
+        );
+        let mut bytes = Vec::new();
+        let copied = self
+            .memory
+            .copy_response(d.run(), 0, d.body_len as usize, &mut bytes);
+        assert!(copied, "the records are within the frame");
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let records: Vec<_> = EventRecords::new(&bytes)
+            .map(|record| {
+                let record = record.expect("records that can be read");
+                OwnedEvent {
+                    target: match record.target {
+                        EventTarget::Broadcast => "*".to_owned(),
+                        EventTarget::Path(path) => text(path),
+                        EventTarget::Connection(id) => format!("#{}", text(id)),
+                    },
+                    name: text(record.name),
+                    id: record.id.map(text),
+                    retry_ms: record.retry_ms,
+                    data: record.data.to_vec(),
+                }
+            })
+            .collect();
+        assert_eq!(records.len() as u64, d.total);
+        self.events.push_back(EventPart {
+            run: d.run(),
+            records,
         });
     }
 

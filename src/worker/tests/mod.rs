@@ -3,7 +3,9 @@
 mod blocking;
 #[cfg(feature = "tokio")]
 mod event_loop;
+mod events;
 mod hub;
+mod streams;
 
 use std::thread::{self, JoinHandle};
 
