@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
-use std::time::Duration;
 
 use super::hub::{Ask, GUARD, HubLane, Reply};
 use super::{Bench, geometry, quiet};
@@ -314,7 +313,10 @@ fn handlers_may_be_async() {
         assert_eq!(told(lane, route, &disconnect()).status, expected);
     }
     for _ in 0..2 {
-        assert_eq!(looked.recv_timeout(GUARD), Ok(Duration::from_millis(1234)));
+        assert_eq!(
+            looked.recv_timeout(GUARD),
+            Ok(std::time::Duration::from_millis(1234))
+        );
     }
 }
 
