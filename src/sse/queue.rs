@@ -117,8 +117,8 @@ impl Queue {
         self.append(Rc::clone(frame));
     }
 
-    /// Queues remembered events. No limit counts them, nor what was queued before, and they are never
-    /// dropped.
+    /// Queues remembered events, before the first that is pushed. No limit counts them, nor what was
+    /// queued before, and they are never dropped.
     pub fn replay(&mut self, frames: impl IntoIterator<Item = Rc<Frame>>) {
         let before = self.replayed.take().map(|before| before.0);
         let waiting = std::mem::take(&mut self.rest);
