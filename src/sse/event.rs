@@ -102,3 +102,56 @@ impl fmt::Display for EventFault {
 }
 
 impl std::error::Error for EventFault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_break_the_stream_is_refused() {
+        let longest = "n".repeat(MAX_EVENT_NAME);
+        let too_long = "n".repeat(MAX_EVENT_NAME + 1);
+        let data = vec![b'x'; MAX_EVENT + 1];
+        let named = |name| Event {
+            name: Some(name),
+            ..Event::default()
+        };
+        let with_id = |id| Event {
+            id: Some(id),
+            ..Event::default()
+        };
+        let with_data = |data| Event {
+            data,
+            ..Event::default()
+        };
+        let fine = [
+            Event::default(),
+            named(""),
+            named("a: b\0\u{feff}"),
+            named(&longest),
+            with_id(""),
+            with_id(" ü"),
+            with_id(&longest),
+            with_data(b"a\r\n\0\xff"),
+            with_data(&data[1..]),
+        ];
+        for event in fine {
+            assert_eq!(event.check(), Ok(()), "{event:?}");
+        }
+        for (event, fault) in [
+            (named("a\nb"), EventFault::NameWithNewline),
+            (named("a\r"), EventFault::NameWithNewline),
+            (
+                named(&too_long),
+                EventFault::NameTooLong(MAX_EVENT_NAME + 1),
+            ),
+            (with_id("1\n"), EventFault::IdWithNewline),
+            (with_id("\r1"), EventFault::IdWithNewline),
+            (with_id("1\0"), EventFault::IdWithNul),
+            (with_id(&too_long), EventFault::IdTooLong(MAX_EVENT_ID + 1)),
+            (with_data(&data), EventFault::DataTooLong(MAX_EVENT + 1)),
+        ] {
+            assert_eq!(event.check(), Err(fault));
+        }
+    }
+}

@@ -194,3 +194,92 @@ fn push_line(out: &mut Vec<u8>, field: &str, value: &[u8]) {
 fn push_shown(out: &mut Vec<u8>, field: &str, value: &dyn fmt::Display) {
     writeln!(out, "{field}{value}").expect("a Vec takes everything");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sse::GapReason;
+
+    const ID: EventId = EventId {
+        epoch: 0xfeed,
+        sequence: 12,
+    };
+
+    fn text(frame: &Frame) -> &str {
+        std::str::from_utf8(frame.plain()).unwrap()
+    }
+
+    #[test]
+    fn an_event_has_its_fields_in_order() {
+        let event = Event {
+            name: Some("tick"),
+            id: Some("own"),
+            retry_ms: Some(1500),
+            data: b"a\r\nb\rc\n",
+        };
+        let lines = "retry: 1500\ndata: a\ndata: b\ndata: c\ndata: \n\n";
+        let own = Frame::event(&event, None);
+        assert_eq!(text(&own), format!("event: tick\nid: own\n{lines}"));
+        assert_eq!(own.id(), None);
+        let hubs = Frame::event(&event, Some(ID));
+        assert_eq!(
+            text(&hubs),
+            format!("event: tick\nid: 0000feed-12\n{lines}")
+        );
+        assert_eq!(hubs.id(), Some(ID));
+        let nothing = Event {
+            name: Some(""),
+            ..Event::default()
+        };
+        assert_eq!(text(&Frame::event(&nothing, None)), "data: \n\n");
+    }
+
+    #[test]
+    fn chunk_sizes_have_as_many_digits_as_they_need() {
+        // "data: ", the data, and two newlines.
+        for (data, size) in [
+            (7, "f"),
+            (8, "10"),
+            (247, "ff"),
+            (248, "100"),
+            (4088, "1000"),
+        ] {
+            let data = vec![b'x'; data];
+            let event = Event {
+                data: &data,
+                ..Event::default()
+            };
+            let frame = Frame::event(&event, None);
+            let chunk = [size.as_bytes(), CRLF, frame.plain(), CRLF].concat();
+            assert_eq!(frame.chunked(), chunk);
+        }
+    }
+
+    #[test]
+    fn other_frames_are_no_events() {
+        let gap = Gap {
+            reason: GapReason::History,
+            lost: None,
+            from: None,
+            to: Some(ID),
+        };
+        let gap = Frame::gap(&gap, Some(ID));
+        assert_eq!(
+            text(&gap),
+            "event: sse_gap\nid: 0000feed-12\n\
+             data: {\"reason\":\"history\",\"lost\":null,\"from\":null,\"to\":\"0000feed-12\"}\n\n"
+        );
+        let retry = Frame::retry(0);
+        assert_eq!(text(&retry), "retry: 0\n\n");
+        let comment = Frame::comment("");
+        assert_eq!(text(&comment), ": \n\n");
+        assert_eq!(text(&Frame::comment("a\ndata: b")), ": a\n: data: b\n\n");
+        let head = Frame::head(b"HTTP/1.1 200 OK\r\n\r\n");
+        assert_eq!(head.plain(), head.chunked());
+        assert_eq!(head.len(), 19);
+        for frame in [gap, retry, comment, head] {
+            assert!(!frame.is_event() && !frame.is_empty());
+        }
+        assert!(Frame::head(b"").is_empty());
+    }
+}

@@ -67,3 +67,38 @@ impl Gap {
         json
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let gap = Gap {
+            reason: GapReason::Unknown,
+            lost: None,
+            from: None,
+            to: None,
+        };
+        assert_eq!(
+            gap.to_json(),
+            r#"{"reason":"unknown","lost":null,"from":null,"to":null}"#
+        );
+        let id = |sequence| {
+            Some(EventId {
+                epoch: 0xfeed,
+                sequence,
+            })
+        };
+        let gap = Gap {
+            reason: GapReason::Slow,
+            lost: Some(3),
+            from: id(7),
+            to: id(9),
+        };
+        assert_eq!(
+            gap.to_json(),
+            r#"{"reason":"slow","lost":3,"from":"0000feed-7","to":"0000feed-9"}"#
+        );
+    }
+}

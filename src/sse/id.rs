@@ -50,3 +50,49 @@ impl fmt::Display for EventId {
 pub(super) fn decimal_len(number: u64) -> usize {
     number.checked_ilog10().unwrap_or(0) as usize + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for (epoch, sequence, text) in [
+            (0, 0, "00000000-0"),
+            (0xfeed, 10, "0000feed-10"),
+            (u32::MAX, u64::MAX, "ffffffff-18446744073709551615"),
+        ] {
+            let id = EventId { epoch, sequence };
+            assert_eq!(id.to_string(), text);
+            assert_eq!(id.text_len(), text.len());
+            assert_eq!(EventId::parse(text), Some(id));
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_read() {
+        for text in [
+            "",
+            "-",
+            "0000feed",
+            "0000feed-",
+            "0000feed-01",
+            "0000feed-00",
+            "0000feed-+1",
+            "0000feed--1",
+            "0000feed-1 ",
+            " 000feed-1",
+            "0000FEED-1",
+            "+000feed-1",
+            "feed-1",
+            "00000feed-1",
+            "0000feeg-1",
+            "0000feed-18446744073709551616",
+            "0000feed-1-1",
+            "0000feed-\u{661}",
+            "000feeü-1",
+        ] {
+            assert_eq!(EventId::parse(text), None, "{text:?}");
+        }
+    }
+}

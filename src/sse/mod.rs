@@ -9,8 +9,12 @@ pub mod frame;
 pub mod gap;
 #[cfg(feature = "gateway")]
 pub mod id;
+#[cfg(all(feature = "gateway", any(test, fuzzing)))]
+pub mod naive;
 #[cfg(feature = "gateway")]
 pub mod queue;
+#[cfg(all(feature = "gateway", any(test, fuzzing)))]
+mod queue_check;
 #[cfg(feature = "gateway")]
 pub mod topic;
 

@@ -117,8 +117,8 @@ impl Queue {
         self.append(Rc::clone(frame));
     }
 
-    /// Queues remembered events. No limit counts them, nor what was queued before, and they are never
-    /// dropped.
+    /// Queues remembered events, before the first that is pushed. No limit counts them, nor what was
+    /// queued before, and they are never dropped.
     pub fn replay(&mut self, frames: impl IntoIterator<Item = Rc<Frame>>) {
         let before = self.replayed.take().map(|before| before.0);
         let waiting = std::mem::take(&mut self.rest);
@@ -355,3 +355,178 @@ impl Queue {
 
 // A hub holds one for each subscriber.
 const _: () = assert!(size_of::<Queue>() <= 120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sse::Event;
+
+    const LIMITS: QueueLimits = QueueLimits {
+        events: 3,
+        bytes: 1000,
+    };
+
+    fn frame(sequence: u64) -> Rc<Frame> {
+        let id = EventId {
+            epoch: 0xfeed,
+            sequence,
+        };
+        Frame::event(&Event::default(), Some(id))
+    }
+
+    fn text(sequence: u64) -> String {
+        format!("id: 0000feed-{sequence}\ndata: \n\n")
+    }
+
+    fn gap(lost: u64, from: u64, to: u64) -> String {
+        format!(
+            "event: sse_gap\nid: 0000feed-{to}\ndata: {{\"reason\":\"slow\",\"lost\":{lost},\
+             \"from\":\"0000feed-{from}\",\"to\":\"0000feed-{to}\"}}\n\n"
+        )
+    }
+
+    fn fill(queue: &mut Queue, room: usize) -> String {
+        let mut out = vec![0; room];
+        let filled = queue.fill(&mut out);
+        out.truncate(filled);
+        String::from_utf8(out).unwrap()
+    }
+
+    fn holds_memory(queue: &Queue) -> bool {
+        let boxes = (&queue.unsent, &queue.replayed, &queue.untold);
+        !matches!(boxes, (None, None, None)) || queue.rest.capacity() > 0 || queue.front.is_some()
+    }
+
+    #[test]
+    fn a_gap_stands_where_newer_events_were_dropped() {
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropNewest, false);
+        for sequence in 1..=3 {
+            assert_eq!(queue.push(&frame(sequence)), Pushed::Queued);
+        }
+        for sequence in 4..=6 {
+            assert_eq!(queue.push(&frame(sequence)), Pushed::Dropped);
+        }
+        assert_eq!(fill(&mut queue, text(1).len()), text(1));
+        assert_eq!(queue.push(&frame(7)), Pushed::Queued);
+        assert_eq!(queue.push(&frame(8)), Pushed::Dropped);
+        let rest = [text(2), text(3), gap(3, 4, 6), text(7), gap(1, 8, 8)].concat();
+        // The last gap is owed though the room ends before it.
+        let before = rest.len() - gap(1, 8, 8).len();
+        assert_eq!(fill(&mut queue, before), rest[..before]);
+        assert!(!queue.is_empty());
+        assert_eq!(fill(&mut queue, 1000), gap(1, 8, 8));
+        assert!(queue.is_empty());
+        assert_eq!(queue.lost_total(), 4);
+    }
+
+    #[test]
+    fn a_gap_stands_before_the_oldest_event_kept() {
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropOldest, false);
+        for sequence in 1..=4 {
+            let _ = queue.push(&frame(sequence));
+        }
+        // The gap is on its way, and then more is dropped behind it.
+        assert_eq!(fill(&mut queue, 5), "event");
+        assert_eq!(queue.push(&frame(5)), Pushed::Displaced(1));
+        let rest = [gap(1, 1, 1), gap(1, 2, 2), text(3), text(4), text(5)].concat();
+        let first = rest.len() - text(4).len() - text(5).len() - 1;
+        assert_eq!(fill(&mut queue, first - 5), rest[5..first]);
+        // The third event is partly out: it is finished, and those behind it are dropped.
+        queue.control(&Frame::comment(""));
+        for sequence in 6..=8 {
+            let _ = queue.push(&frame(sequence));
+        }
+        let rest = ["\n", &gap(2, 4, 5), &text(6), &text(7), &text(8)].concat();
+        let (end, rest) = rest.split_at(1);
+        // The comment came after the fourth and fifth, which are gone.
+        assert_eq!(fill(&mut queue, 1000), [end, ": \n\n", rest].concat());
+    }
+
+    #[test]
+    fn who_is_to_be_disconnected_gets_what_waits_and_nothing_behind_the_loss() {
+        let mut queue = Queue::new(LIMITS, SlowPolicy::Disconnect, false);
+        for sequence in 1..=3 {
+            assert_eq!(queue.push(&frame(sequence)), Pushed::Queued);
+        }
+        assert_eq!(queue.push(&frame(4)), Pushed::Overflow);
+        let all = [text(1), text(2), text(3)].concat();
+        assert_eq!(fill(&mut queue, 1000), all);
+        assert!(queue.is_empty());
+        assert_eq!(queue.push(&frame(5)), Pushed::Overflow);
+        assert!(queue.is_empty());
+        assert_eq!(queue.lost_total(), 2);
+    }
+
+    #[test]
+    fn what_is_replayed_goes_first_and_outside_the_limits() {
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropOldest, false);
+        queue.control(&Frame::head(b"HEAD"));
+        queue.replay((1..=9).map(frame));
+        assert_eq!(queue.queued_events(), 0);
+        for sequence in 10..=13 {
+            let _ = queue.push(&frame(sequence));
+        }
+        let replayed: String = (1..=9).map(text).collect();
+        let live = [gap(1, 10, 10), text(11), text(12), text(13)].concat();
+        let expected = ["HEAD", &replayed, &live].concat();
+        assert_eq!(fill(&mut queue, 10_000), expected);
+        assert!(!holds_memory(&queue));
+        queue.replay([]);
+        assert!(queue.is_empty() && !holds_memory(&queue));
+    }
+
+    #[test]
+    fn what_the_socket_did_not_take_goes_first() {
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropNewest, false);
+        assert_eq!(queue.push(&frame(1)), Pushed::Queued);
+        assert_eq!(queue.push(&frame(2)), Pushed::Queued);
+        let all = [text(1), text(2)].concat();
+        let got = fill(&mut queue, 30);
+        queue.unsent(&got.as_bytes()[4..]);
+        assert_eq!(fill(&mut queue, 10), all[4..14]);
+        // Also before what of an earlier rest is still here.
+        queue.unsent(&all.as_bytes()[12..14]);
+        assert_eq!(fill(&mut queue, 1000), all[12..]);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn an_empty_queue_holds_no_memory_and_one_event_needs_none() {
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropNewest, true);
+        for _ in 0..2 {
+            assert_eq!(queue.push(&frame(1)), Pushed::Queued);
+            assert_eq!(queue.rest.capacity(), 0);
+            fill(&mut queue, 1000);
+            assert!(!holds_memory(&queue));
+        }
+        for sequence in 1..=5 {
+            let _ = queue.push(&frame(sequence));
+        }
+        let some = fill(&mut queue, 50);
+        queue.unsent(some.as_bytes());
+        assert!(holds_memory(&queue));
+        while !fill(&mut queue, 7).is_empty() {}
+        assert!(queue.is_empty() && !holds_memory(&queue));
+    }
+
+    #[test]
+    fn an_event_longer_than_the_limit_goes_into_a_queue_where_none_waits() {
+        let data = [b'x'; 2000];
+        let event = Event {
+            data: &data,
+            ..Event::default()
+        };
+        let long = Frame::event(&event, None);
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropNewest, false);
+        assert_eq!(queue.push(&long), Pushed::Queued);
+        assert_eq!(queue.push(&frame(1)), Pushed::Dropped);
+        // Once a byte of it has gone it does not wait any more.
+        fill(&mut queue, 1);
+        assert_eq!((queue.queued_events(), queue.queued_bytes()), (0, 0));
+        assert_eq!(queue.push(&frame(2)), Pushed::Queued);
+        let mut queue = Queue::new(LIMITS, SlowPolicy::DropOldest, false);
+        assert_eq!(queue.push(&frame(1)), Pushed::Queued);
+        assert_eq!(queue.push(&frame(2)), Pushed::Queued);
+        assert_eq!(queue.push(&long), Pushed::Displaced(2));
+    }
+}

@@ -318,3 +318,217 @@ impl<T> Topics<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sse::Event;
+    use crate::sse::queue_check::Random;
+
+    const EPOCH: u32 = 0xfeed;
+
+    fn limits(events: usize, bytes: usize) -> TopicLimits {
+        TopicLimits { events, bytes }
+    }
+
+    fn frame(data: &[u8]) -> Rc<Frame> {
+        let event = Event {
+            data,
+            ..Event::default()
+        };
+        Frame::event(&event, None)
+    }
+
+    fn id(sequence: u64) -> EventId {
+        EventId {
+            epoch: EPOCH,
+            sequence,
+        }
+    }
+
+    /// What a client is told, and the sequences it is sent.
+    fn told<T>(resume: Resume<'_, T>) -> (Option<(Gap, EventId)>, Vec<u64>) {
+        let sequences = |entries: Entries<'_, T>| entries.map(|entry| entry.sequence).collect();
+        match resume {
+            Resume::Live => (None, Vec::new()),
+            Resume::Replay(entries) => (None, sequences(entries)),
+            Resume::Gap {
+                gap,
+                resume,
+                entries,
+            } => (Some((gap, resume)), sequences(entries)),
+        }
+    }
+
+    #[test]
+    fn a_client_goes_on_behind_what_it_saw() {
+        let mut topic = Topic::new(limits(3, 1000), 0);
+        // Sequences between are other topics'.
+        for sequence in [2, 4, 6, 8] {
+            topic.record(sequence, (), frame(b"x"));
+        }
+        assert_eq!(topic.forgotten(), 2);
+        let resume = |last: &str| told(topic.resume(Some(last), EPOCH, 9));
+        for (last, replayed) in [
+            (2, &[4, 6, 8][..]),
+            (3, &[4, 6, 8]),
+            (4, &[6, 8]),
+            (7, &[8]),
+            (8, &[]),
+            (9, &[]),
+        ] {
+            let got = resume(&id(last).to_string());
+            assert_eq!(got, (None, replayed.to_vec()), "after {last}");
+        }
+        let gap = |reason, from, to| {
+            let gap = Gap {
+                reason,
+                lost: None,
+                from,
+                to,
+            };
+            (Some((gap, id(2))), vec![4, 6, 8])
+        };
+        let history = gap(GapReason::History, Some(id(2)), Some(id(2)));
+        assert_eq!(resume(&id(1).to_string()), history);
+        let history = gap(GapReason::History, Some(id(1)), Some(id(2)));
+        assert_eq!(resume(&id(0).to_string()), history);
+        for unknown in ["7", "0000feed-010", &id(10).to_string()] {
+            assert_eq!(resume(unknown), gap(GapReason::Unknown, None, None));
+        }
+        assert_eq!(
+            resume("00000bad-8"),
+            gap(GapReason::Restart, None, None),
+            "another epoch is never replayed as if it were this one"
+        );
+        assert!(matches!(topic.resume(None, EPOCH, 9), Resume::Live));
+        assert!(matches!(topic.resume(Some(""), EPOCH, 9), Resume::Live));
+    }
+
+    #[test]
+    fn bytes_bound_a_history_and_one_event_may_be_too_long_for_it() {
+        let len = frame(b"xxxx").len();
+        let mut topic = Topic::new(limits(100, 2 * len), 0);
+        for sequence in 1..=3 {
+            topic.record(sequence, sequence, frame(b"xxxx"));
+        }
+        assert_eq!((topic.forgotten(), topic.bytes()), (1, 2 * len));
+        let tags: Vec<u64> = topic.entries().map(|entry| entry.tag).collect();
+        assert_eq!(tags, [2, 3]);
+        topic.record(4, 4, frame(&[b'x'; 100]));
+        assert_eq!((topic.forgotten(), topic.bytes()), (4, 0));
+        assert_eq!(topic.entries().len(), 0);
+    }
+
+    #[test]
+    fn without_replay_nothing_is_kept_and_nobody_is_told_of_a_gap() {
+        let mut topic = Topic::new(limits(0, 1000), 0);
+        topic.record(1, (), frame(b"x"));
+        assert_eq!(topic.entries().len(), 0);
+        let last = id(0).to_string();
+        assert!(matches!(topic.resume(Some(&last), EPOCH, 1), Resume::Live));
+        let mut topics = Topics::new(4, limits(0, 1000));
+        topics.record("/a", 1, (), frame(b"x"));
+        assert!(topics.is_empty());
+        assert!(matches!(
+            topics.resume("/a", Some(&last), EPOCH, 1),
+            Resume::Live
+        ));
+    }
+
+    #[test]
+    fn the_topic_used_least_recently_makes_room() {
+        let mut topics = Topics::new(2, limits(10, 1000));
+        topics.record("/a", 1, (), frame(b"a"));
+        topics.record("/b", 2, (), frame(b"b"));
+        let last = id(0).to_string();
+        // A client that resumes uses a topic; one that asks for a name that is not here makes none.
+        assert_eq!(
+            told(topics.resume("/a", Some(&last), EPOCH, 2)),
+            (None, vec![1])
+        );
+        assert_eq!(
+            told(topics.resume("/c", Some(&last), EPOCH, 2)),
+            (None, vec![])
+        );
+        assert_eq!((topics.len(), topics.evicted_to()), (2, 0));
+        topics.record("/c", 3, (), frame(b"c"));
+        assert!(topics.get("/b").is_none());
+        assert_eq!((topics.len(), topics.evicted_to()), (2, 2));
+        // What it had is lost, and whoever needs it is told, whether the topic is made again or not.
+        let lost = Gap {
+            reason: GapReason::History,
+            lost: None,
+            from: Some(id(2)),
+            to: Some(id(2)),
+        };
+        let seen = id(1).to_string();
+        let resume = told(topics.resume("/b", Some(&seen), EPOCH, 4));
+        assert_eq!(resume, (Some((lost, id(2))), vec![]));
+        topics.record("/b", 4, (), frame(b"b"));
+        let resume = told(topics.resume("/b", Some(&seen), EPOCH, 4));
+        assert_eq!(resume, (Some((lost, id(2))), vec![4]));
+        assert_eq!(
+            told(topics.resume("/b", Some(&id(2).to_string()), EPOCH, 4)),
+            (None, vec![4])
+        );
+    }
+
+    /// However topics come and go, a client that resumes gets each event behind what it saw, or is told
+    /// of a gap that covers those it does not get.
+    #[test]
+    fn whoever_resumes_gets_everything_or_is_told() {
+        let mut random = Random::seeded();
+        for _ in 0..100 {
+            let most = 1 + random.below(4) as usize;
+            let limits = limits(
+                1 + random.below(6) as usize,
+                20 + random.below(100) as usize,
+            );
+            let mut topics = Topics::new(most, limits);
+            let mut all: Vec<(usize, u64)> = Vec::new();
+            let names = ["/a", "/b", "/c", "/d", "/e", "/f"];
+            let mut used: Vec<usize> = Vec::new();
+            for now in 1..=60 {
+                let name = random.below(6) as usize;
+                let data = vec![b'x'; random.below(60) as usize];
+                topics.record(names[name], now, (), frame(&data));
+                all.push((name, now));
+                used.retain(|other| *other != name);
+                used.push(name);
+
+                let asked = random.below(6) as usize;
+                let seen = random.below(now + 1);
+                let resume = topics.resume(names[asked], Some(&id(seen).to_string()), EPOCH, now);
+                let (gap, sent) = told(resume);
+                if let Some(place) = used[used.len().saturating_sub(most)..]
+                    .iter()
+                    .position(|other| *other == asked)
+                {
+                    let place = place + used.len().saturating_sub(most);
+                    used.remove(place);
+                    used.push(asked);
+                }
+                let owed = |from: u64| -> Vec<u64> {
+                    let of_topic = all.iter().filter(|(name, _)| *name == asked);
+                    let later = of_topic.filter(|(_, sequence)| *sequence > from);
+                    later.map(|(_, sequence)| *sequence).collect()
+                };
+                match gap {
+                    None => assert_eq!(sent, owed(seen)),
+                    Some((gap, resume)) => {
+                        assert_eq!(gap.reason, GapReason::History);
+                        assert_eq!((gap.from, gap.to), (Some(id(seen + 1)), Some(resume)));
+                        assert_eq!(sent, owed(resume.sequence));
+                    }
+                }
+                let kept: Vec<usize> = (0..6)
+                    .filter(|name| topics.get(names[*name]).is_some())
+                    .collect();
+                let mut expected = used[used.len().saturating_sub(most)..].to_vec();
+                expected.sort();
+                assert_eq!(kept, expected);
+            }
+        }
+    }
+}
