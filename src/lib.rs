@@ -23,5 +23,6 @@ pub mod shm;
 pub mod sse;
 #[cfg(not(slotway_loom))]
 pub mod sys;
+mod urlencoded;
 #[cfg(not(slotway_loom))]
 pub mod worker;

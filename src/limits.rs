@@ -46,6 +46,9 @@ pub const DEFAULT_HISTORY_EVENTS: usize = 1024;
 pub const MAX_HISTORY_BYTES: usize = 1024 * 1024;
 /// Most topics with a history; the one that was used least recently makes room for another.
 pub const MAX_TOPICS: usize = 4096;
+/// Most bytes of events that the topics of channels remember together, and those of paths together;
+/// beyond it the topic that was used least recently goes.
+pub const MAX_HISTORIES_BYTES: usize = 64 * 1024 * 1024;
 /// Events that may wait for one subscriber, when `--sse-queue` is not given.
 pub const DEFAULT_QUEUE_EVENTS: usize = 1024;
 /// Most bytes of events that may wait for one subscriber.
@@ -82,6 +85,10 @@ pub const STREAM_WINDOW: usize = 4;
 
 /// Connections that may wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
+/// How long a starting hub tries for an address that is in use.
+pub const BIND_PATIENCE_MS: u64 = 300;
+/// Time between two of these tries.
+pub const BIND_AGAIN_MS: u64 = 10;
 /// Most shards (front-end threads).
 pub const MAX_SHARDS: usize = 64;
 

@@ -149,6 +149,39 @@ impl Pattern {
         })
     }
 
+    /// The path in which the parameters have these values. Values are given plain and percent-encoded
+    /// here: everything but letters, digits and `-._~!$&'()*+,;=:@` (RFC 3986, section 3.3), and the
+    /// slashes of a catch-all.
+    ///
+    /// # Errors
+    /// The name of the first parameter without a value, or with an empty one, which no path matches.
+    pub fn fill<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> Result<String, String> {
+        let mut path = String::new();
+        for segment in self.segments() {
+            path.push('/');
+            let (name, keeps_slashes) = match segment {
+                PatternSegment::Literal(text) => {
+                    path.push_str(text);
+                    continue;
+                }
+                PatternSegment::Param(name) => (name, false),
+                PatternSegment::CatchAll(name) => (name, true),
+            };
+            let value = value(name).filter(|value| !value.is_empty());
+            for byte in value.ok_or(name)?.bytes() {
+                let is_plain = byte.is_ascii_alphanumeric()
+                    || b"-._~!$&'()*+,;=:@".contains(&byte)
+                    || (keeps_slashes && byte == b'/');
+                if is_plain {
+                    path.push(char::from(byte));
+                } else {
+                    path.push_str(&format!("%{byte:02X}"));
+                }
+            }
+        }
+        Ok(path)
+    }
+
     /// Whether the pattern names a place that the hub answers itself, so that no worker can have
     /// it: `/health`, `/__ping__`, `/events`, `/internal`, and everything below the last two.
     ///
@@ -309,6 +342,23 @@ mod tests {
 
     fn parse(text: &str) -> Result<Pattern, PatternError> {
         Pattern::parse(text)
+    }
+
+    #[test]
+    fn a_filled_pattern_matches_what_it_was_filled_with() {
+        let pattern = Pattern::parse("/a/{b}/{*rest}").unwrap();
+        let fill = |b: &'static str, rest: &'static str| {
+            pattern.fill(|name| Some(if name == "b" { b } else { rest }))
+        };
+        assert_eq!(fill("x", "y/z").unwrap(), "/a/x/y/z");
+        assert_eq!(fill("x/ y@", "\u{e4}").unwrap(), "/a/x%2F%20y@/%C3%A4");
+        assert_eq!(fill("", "y").unwrap_err(), "b");
+        assert_eq!(
+            pattern
+                .fill(|name| (name == "b").then_some("x"))
+                .unwrap_err(),
+            "rest"
+        );
     }
 
     #[test]

@@ -53,10 +53,18 @@ impl Frame {
         })
     }
 
-    /// Only the time to wait before connecting again, in milliseconds.
-    pub fn retry(ms: u64) -> Rc<Self> {
-        let len = line_len("retry: ", decimal_len(ms)) + 1;
-        Self::text(len, None, false, |out| push_shown(out, "retry: ", &ms))
+    /// What a stream begins with: the milliseconds to wait before connecting again, and the id from
+    /// which a client resumes that is lost before its first event. No event is dispatched for it.
+    pub fn opening(retry_ms: u64, resume: Option<EventId>) -> Rc<Self> {
+        let len = field_len("id: ", resume.map(EventId::text_len))
+            + line_len("retry: ", decimal_len(retry_ms))
+            + 1;
+        Self::text(len, None, false, |out| {
+            if let Some(id) = resume {
+                push_shown(out, "id: ", &id);
+            }
+            push_shown(out, "retry: ", &retry_ms);
+        })
     }
 
     /// Bytes that are sent as they are in either form: the head of the HTTP response, or the last
@@ -104,7 +112,6 @@ impl Frame {
     fn serialised(event: &Event<'_>, id: Option<EventId>, is_event: bool) -> Rc<Self> {
         let name = event.name.filter(|name| !name.is_empty());
         let own_id = event.id.filter(|_| id.is_none());
-        let field_len = |field: &str, len: Option<usize>| len.map_or(0, |len| line_len(field, len));
         let data_len: usize = lines(event.data)
             .map(|line| line_len("data: ", line.len()))
             .sum();
@@ -177,6 +184,11 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         rest = Some(&behind[1 + usize::from(crlf)..]);
         Some(line)
     })
+}
+
+/// Bytes of the line of a field that may be absent.
+fn field_len(field: &str, value: Option<usize>) -> usize {
+    value.map_or(0, |len| line_len(field, len))
 }
 
 fn line_len(field: &str, value: usize) -> usize {
@@ -269,7 +281,9 @@ mod tests {
             "event: sse_gap\nid: 0000feed-12\n\
              data: {\"reason\":\"history\",\"lost\":null,\"from\":null,\"to\":\"0000feed-12\"}\n\n"
         );
-        let retry = Frame::retry(0);
+        let opening = Frame::opening(1000, Some(ID));
+        assert_eq!(text(&opening), "id: 0000feed-12\nretry: 1000\n\n");
+        let retry = Frame::opening(0, None);
         assert_eq!(text(&retry), "retry: 0\n\n");
         let comment = Frame::comment("");
         assert_eq!(text(&comment), ": \n\n");

@@ -163,6 +163,8 @@ impl<T> Topic<T> {
 #[derive(Debug)]
 pub struct Topics<T> {
     most: usize,
+    most_bytes: usize,
+    bytes: usize,
     limits: TopicLimits,
     /// Names are chosen by clients and workers, hence a hash that cannot be played against; it is
     /// taken once per event, not per subscriber.
@@ -188,10 +190,13 @@ struct Node<T> {
 const NONE: u32 = u32::MAX;
 
 impl<T> Topics<T> {
-    /// No topics yet. At most `most` (at least one) are kept, each within `limits`.
-    pub fn new(most: usize, limits: TopicLimits) -> Self {
+    /// No topics yet. At most `most` (at least one) are kept, each within `limits`, and as few as it
+    /// takes to stay below `most_bytes` altogether.
+    pub fn new(most: usize, most_bytes: usize, limits: TopicLimits) -> Self {
         Self {
             most: most.clamp(1, NONE as usize - 1),
+            most_bytes,
+            bytes: 0,
             limits,
             by_name: HashMap::new(),
             nodes: Vec::new(),
@@ -214,9 +219,13 @@ impl<T> Topics<T> {
             }
             None => self.create(name),
         };
-        self.nodes[index as usize]
-            .topic
-            .record(sequence, tag, frame);
+        let topic = &mut self.nodes[index as usize].topic;
+        let before = topic.bytes();
+        topic.record(sequence, tag, frame);
+        self.bytes = self.bytes - before + topic.bytes();
+        while self.bytes > self.most_bytes && self.oldest != self.newest {
+            self.evict(self.oldest);
+        }
     }
 
     /// Where a client of a topic goes on, as [`Topic::resume`] says it. Asking makes no topic, so
@@ -260,32 +269,42 @@ impl<T> Topics<T> {
     }
 
     fn create(&mut self, name: &str) -> u32 {
-        let name: Rc<str> = name.into();
-        let full = self.nodes.len() == self.most;
-        let index = if full {
-            self.oldest
-        } else {
-            self.nodes.len() as u32
-        };
-        if full {
-            self.unlink(index);
-            let evicted = &self.nodes[index as usize];
-            self.by_name.remove(&evicted.name);
-            self.absent.forgotten = self.absent.forgotten.max(evicted.topic.newest());
+        if self.nodes.len() == self.most {
+            self.evict(self.oldest);
         }
-        let node = Node {
+        let name: Rc<str> = name.into();
+        let index = self.nodes.len() as u32;
+        self.nodes.push(Node {
             name: name.clone(),
             topic: Topic::new(self.limits, self.absent.forgotten),
             newer: NONE,
             older: NONE,
-        };
-        match self.nodes.get_mut(index as usize) {
-            Some(place) => *place = node,
-            None => self.nodes.push(node),
-        }
+        });
         self.by_name.insert(name, index);
         self.link(index);
         index
+    }
+
+    /// Forgets a topic. The last node takes its place.
+    fn evict(&mut self, index: u32) {
+        self.unlink(index);
+        let evicted = self.nodes.swap_remove(index as usize);
+        self.by_name.remove(&evicted.name);
+        self.bytes -= evicted.topic.bytes();
+        self.absent.forgotten = self.absent.forgotten.max(evicted.topic.newest());
+        let Some(moved) = self.nodes.get(index as usize) else {
+            return;
+        };
+        let (newer, older) = (moved.newer, moved.older);
+        self.by_name.insert(moved.name.clone(), index);
+        match self.nodes.get_mut(newer as usize) {
+            Some(newer) => newer.older = index,
+            None => self.newest = index,
+        }
+        match self.nodes.get_mut(older as usize) {
+            Some(older) => older.newer = index,
+            None => self.oldest = index,
+        }
     }
 
     fn touch(&mut self, index: u32) {
@@ -427,7 +446,7 @@ mod tests {
         assert_eq!(topic.entries().len(), 0);
         let last = id(0).to_string();
         assert!(matches!(topic.resume(Some(&last), EPOCH, 1), Resume::Live));
-        let mut topics = Topics::new(4, limits(0, 1000));
+        let mut topics = Topics::new(4, 1000, limits(0, 1000));
         topics.record("/a", 1, (), frame(b"x"));
         assert!(topics.is_empty());
         assert!(matches!(
@@ -437,8 +456,26 @@ mod tests {
     }
 
     #[test]
+    fn topics_share_a_bound_of_bytes() {
+        let mut topics = Topics::new(10, 50, limits(10, 40));
+        let names = ["/a", "/b", "/c", "/d"];
+        for (sequence, name) in (1..).zip(names) {
+            topics.record(name, sequence, (), frame(b"0123456789"));
+        }
+        let kept = names.map(|name| topics.get(name).is_some());
+        assert_eq!(kept, [false, false, true, true]);
+        assert_eq!(topics.evicted_to(), 2);
+        // The one that grows is the last to go.
+        for sequence in 5..10 {
+            topics.record("/c", sequence, (), frame(b"0123456789"));
+        }
+        assert_eq!(topics.len(), 1);
+        assert_eq!(topics.get("/c").map(|topic| topic.entries().len()), Some(2));
+    }
+
+    #[test]
     fn the_topic_used_least_recently_makes_room() {
-        let mut topics = Topics::new(2, limits(10, 1000));
+        let mut topics = Topics::new(2, 1000, limits(10, 1000));
         topics.record("/a", 1, (), frame(b"a"));
         topics.record("/b", 2, (), frame(b"b"));
         let last = id(0).to_string();
@@ -485,7 +522,7 @@ mod tests {
                 1 + random.below(6) as usize,
                 20 + random.below(100) as usize,
             );
-            let mut topics = Topics::new(most, limits);
+            let mut topics = Topics::new(most, 1 << 20, limits);
             let mut all: Vec<(usize, u64)> = Vec::new();
             let names = ["/a", "/b", "/c", "/d", "/e", "/f"];
             let mut used: Vec<usize> = Vec::new();

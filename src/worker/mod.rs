@@ -43,7 +43,6 @@ mod stop;
 mod tests;
 #[cfg(feature = "tokio")]
 mod tokio;
-mod urlencoded;
 mod writer;
 
 pub use crate::control::FieldError;

@@ -10,13 +10,13 @@ use serde::de::DeserializeOwned;
 
 use crate::message::{Method, Version};
 use crate::shm::codec::{CodecError, LifecycleFlags, RequestIndex, RequestView, decode_request};
+use crate::urlencoded;
 use crate::worker::body::{Body, BodyError, Rest};
 use crate::worker::events::Events;
 use crate::worker::frame::{Chunk, Frame, SharedFrame};
 use crate::worker::inbox::Inbox;
 use crate::worker::lane::{ExchangeId, Incoming};
 use crate::worker::service::Route;
-use crate::worker::urlencoded;
 
 /// A request.
 #[derive(Debug)]

@@ -1,13 +1,12 @@
 //! An event and whom it is for, as a program says it. Building one never fails: what is wrong is said
 //! when it is to be sent, before anything is.
 
-use std::fmt::Write;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::limits::MAX_TARGET;
-use crate::route::{Pattern, PatternSegment};
+use crate::route::Pattern;
 use crate::shm::events::{EventRecord, EventTarget};
 use crate::sse::Event as Checked;
 use crate::worker::events::PublishError;
@@ -146,26 +145,17 @@ impl Target {
             let fault = format!("it has no parameter '{}'", name.as_ref().escape_debug());
             return wrong(pattern, &fault);
         }
-        let mut path = String::with_capacity(pattern.len());
-        for segment in parsed.segments() {
-            path.push('/');
-            let (name, is_rest) = match segment {
-                PatternSegment::Literal(text) => {
-                    path.push_str(text);
-                    continue;
-                }
-                PatternSegment::Param(name) => (name, false),
-                PatternSegment::CatchAll(name) => (name, true),
-            };
-            match params.iter().find(|(given, _)| given.as_ref() == name) {
-                Some((_, value)) if !value.as_ref().is_empty() => {
-                    encode(&mut path, value.as_ref(), is_rest);
-                }
-                Some(_) => return wrong(pattern, &format!("the parameter '{name}' is empty")),
-                None => return wrong(pattern, &format!("the parameter '{name}' is missing")),
-            }
+        let value = |name: &str| {
+            let found = params.iter().find(|(given, _)| given.as_ref() == name);
+            found.map(|(_, value)| value.as_ref())
+        };
+        match parsed.fill(value) {
+            Ok(path) => Target::path(path),
+            Err(name) => wrong(
+                pattern,
+                &format!("the parameter '{name}' is missing or empty"),
+            ),
         }
-        Target::path(path)
     }
 
     /// The client with this connection id.
@@ -189,20 +179,6 @@ impl Target {
 fn wrong(what: &str, fault: &str) -> Target {
     let shown: String = what.chars().take(100).collect();
     Target(Inner::Wrong(format!("'{}': {fault}", shown.escape_debug())))
-}
-
-fn encode(path: &mut String, value: &str, is_rest: bool) {
-    for byte in value.bytes() {
-        let is_plain = byte.is_ascii_alphanumeric()
-            || b"-._~!$&'()*+,;=:@".contains(&byte)
-            || (is_rest && byte == b'/');
-        if is_plain {
-            path.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(path, "%{byte:02X}");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -250,7 +226,10 @@ mod tests {
             (Target::path(long), "longer"),
             (Target::route("/{a}", [("b", "1")]), "no parameter 'b'"),
             (Target::route("/{a}/{b}", [("b", "1")]), "'a' is missing"),
-            (Target::route("/{a}", [("a", "")]), "'a' is empty"),
+            (
+                Target::route("/{a}", [("a", "")]),
+                "'a' is missing or empty",
+            ),
             (Target::route("/{a", [("a", "1")]), "/{a"),
             (Target::connection(""), "connection id"),
         ] {
