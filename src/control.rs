@@ -207,6 +207,29 @@ pub struct Health {
     pub version: String,
     /// The workers it knows.
     pub workers: Vec<WorkerHealth>,
+    /// The event streams it owns.
+    #[serde(default)]
+    pub streams: StreamsHealth,
+}
+
+/// The event streams in [`Health`]. Counts are since the hub's start, but for `subscribers`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamsHealth {
+    /// Whether streams are written from buffers that are registered with the kernel.
+    pub registered_buffers: bool,
+    /// Why they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unregistered_because: Option<String>,
+    /// Connections there are now.
+    pub subscribers: u64,
+    /// Events published.
+    pub events: u64,
+    /// Times an event was queued for a subscriber.
+    pub deliveries: u64,
+    /// Times an event was lost to a subscriber because that was slow.
+    pub dropped: u64,
+    /// Subscribers that were disconnected because they were slow.
+    pub disconnected_slow: u64,
 }
 
 /// One worker in [`Health`].

@@ -132,10 +132,8 @@ fn web_pages_cannot_use_the_control_paths() {
         "Sec-Fetch-Site: cross-site\r\n".to_string(),
         "Sec-Fetch-Site: same-site\r\n".to_string(),
         format!("{secret}Origin: https://evil.example\r\n"),
-        "Host: evil.example\r\n".to_string(),
-        format!("Host: evil.example:{}\r\n", hub.address.port()),
-        "Host: localhost.evil.example\r\n".to_string(),
-        "Host: 127.0.0.1.evil.example\r\n".to_string(),
+        // A page whose name was made to resolve here.
+        "Host: evil.example\r\nOrigin: http://evil.example\r\n".to_string(),
     ] {
         for (method, path) in [("GET", "/internal/slots"), ("POST", "/internal/register")] {
             let answer = hub.request(method, path, &fields, b"");
@@ -144,6 +142,19 @@ fn web_pages_cannot_use_the_control_paths() {
             assert_eq!(shared, None, "{fields}: {answer:?}");
         }
     }
+    // Browsers need not say the origin of a GET.
+    for fields in [
+        "Host: evil.example\r\n".to_string(),
+        format!("Host: evil.example:{}\r\n", hub.address.port()),
+        "Host: localhost.evil.example\r\n".to_string(),
+        "Host: 127.0.0.1.evil.example\r\n".to_string(),
+    ] {
+        hub.request("GET", "/internal/slots", &fields, b"")
+            .assert_problem(403);
+    }
+    // What is neither a GET nor says its origin is no page.
+    let answer = hub.request("POST", "/internal/register", "Host: hub\r\n", b"");
+    answer.assert_problem(400);
     // Nor ask in advance.
     let preflight = "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n";
     let answer = hub.request("OPTIONS", "/internal/register", preflight, b"");
@@ -379,6 +390,8 @@ fn the_demo_is_one_command() {
     let mut hub = HubOptions::new().demo().start_in(dir);
     let line = hub.process.wait_line("demo worker attached (pid ");
     let pid: u32 = line.trim_end_matches(')').parse().expect("a pid");
+    let page = hub.process.wait_line("or open ");
+    assert_eq!(page, format!("{} in a browser", hub.url("/")));
     assert_eq!(hub.get("/hello").text(), "Hello, World!");
     assert_eq!(hub.get("/whoami").text().trim(), pid.to_string());
     assert_eq!(hub.stop().code(), Some(0));
@@ -414,6 +427,39 @@ fn the_demo_worker_answers_as_documented() {
     for path in ["/sleep/x", "/bytes/-1", "/bytes/99999999999999999999999"] {
         let status = hub.get(path).status;
         assert!((400..500).contains(&status), "{path}: {status}");
+    }
+}
+
+#[test]
+fn the_demo_has_a_page_for_browsers_alone() {
+    for args in [&[][..], &["--threads", "1"]] {
+        let hub = Hub::start();
+        let _worker = hub.worker_with("demo", args);
+        let accept = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n";
+        let page = hub.request("GET", "/", accept, b"");
+        assert_eq!(page.status, 200, "{page:?}");
+        assert_eq!(
+            page.field("content-type"),
+            Some("text/html; charset=utf-8"),
+            "{page:?}"
+        );
+        let policy = page.field("content-security-policy").expect("a policy");
+        assert!(policy.starts_with("default-src 'none'; "), "{policy}");
+        let (_, rest) = policy.split_once("script-src 'nonce-").expect("a nonce");
+        let (nonce, _) = rest.split_once('\'').expect("a whole nonce");
+        let allowed = format!("<script nonce=\"{nonce}\">");
+        assert!(page.text().contains(&allowed), "{policy}");
+        let again = hub.request("GET", "/", accept, b"");
+        assert_ne!(again.field("content-security-policy"), Some(policy));
+        for (method, accept) in [
+            ("GET", ""),
+            ("GET", "Accept: */*\r\n"),
+            ("POST", "Accept: text/html\r\n"),
+        ] {
+            let line = hub.request(method, "/", accept, b"");
+            let expected = format!("{method} / answered by the slotway demo worker\n");
+            assert_eq!(line.text(), expected);
+        }
     }
 }
 

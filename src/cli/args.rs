@@ -3,16 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::Failure;
 use crate::control::DEFAULT_PORT;
-use crate::hub::HubConfig;
+use crate::hub::{HubConfig, StreamConfig};
 use crate::limits::{
-    DEFAULT_SLOT_SIZE, DEFAULT_SLOTS, DEFAULT_TIMEOUT_MS, MAX_SHARDS, MIN_SECRET, PING_INTERVAL_MS,
+    DEFAULT_HISTORY_EVENTS, DEFAULT_QUEUE_EVENTS, DEFAULT_SLOT_SIZE, DEFAULT_SLOTS,
+    DEFAULT_TIMEOUT_MS, HEARTBEAT_MS, MAX_SHARDS, MIN_SECRET, ORPHAN_TIMEOUT_MS, PING_INTERVAL_MS,
     PING_TIMEOUT_MS, REMEMBER_MS, SWEEP_INTERVAL_MS,
 };
 use crate::shm::layout::Geometry;
+use crate::sse::SlowPolicy;
 
 /// An io_uring HTTP gateway that hands requests to worker processes through shared memory.
 #[derive(Debug, Parser)]
@@ -73,10 +75,32 @@ pub struct ServeArgs {
     #[arg(long)]
     instrumentation: bool,
 
-    /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off. The
-    /// hub does not own event streams yet, so for now this is only checked and kept.
+    /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off.
     #[arg(long, default_value_t = SWEEP_INTERVAL_MS, value_name = "MS")]
     sse_sweep_interval_ms: u64,
+
+    /// Events that each topic remembers for event stream clients that come back, at most 1 MiB of
+    /// them; 0 for none.
+    #[arg(long, default_value_t = DEFAULT_HISTORY_EVENTS, value_name = "EVENTS")]
+    sse_history: usize,
+
+    /// Events that may wait for one event stream client, at most 1 MiB of them.
+    #[arg(long, default_value_t = DEFAULT_QUEUE_EVENTS, value_name = "EVENTS")]
+    sse_queue: usize,
+
+    /// What happens to an event stream client that does not keep up, where its route says nothing.
+    #[arg(long, value_enum, default_value_t = Slow::DropNewest)]
+    sse_slow: Slow,
+
+    /// Seconds after which an event stream that has nothing else to say sends a comment; at least 1.
+    /// With more than 15, a client that vanished without a word is noticed later than in 30 seconds.
+    #[arg(long, default_value_t = HEARTBEAT_MS / 1000, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    sse_heartbeat: u64,
+
+    /// Seconds for which event streams are kept while their worker is away.
+    #[arg(long, default_value_t = ORPHAN_TIMEOUT_MS as f64 / 1000.0, value_name = "SECONDS")]
+    sse_orphan_timeout: f64,
 
     /// Milliseconds between two pings of a worker; three unanswered ones in a row evict it.
     #[arg(long, default_value_t = PING_INTERVAL_MS, value_name = "MS")]
@@ -134,6 +158,17 @@ pub struct StatusArgs {
     pub secret: Option<String>,
 }
 
+/// What happens to an event stream client that does not keep up.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Slow {
+    /// What comes while its queue is full is dropped, and it is told.
+    DropNewest,
+    /// What has waited longest is dropped, and it is told.
+    DropOldest,
+    /// It is disconnected, and may come back and resume.
+    Disconnect,
+}
+
 #[derive(Clone, Debug)]
 enum Listen {
     Unix(PathBuf),
@@ -172,6 +207,16 @@ impl ServeArgs {
                 self.timeout
             );
             return Err(Failure::usage(message));
+        }
+        if !(self.sse_orphan_timeout >= 0.0 && self.sse_orphan_timeout <= 86_400.0) {
+            let message = format!(
+                "--sse-orphan-timeout {}: give seconds from 0 to 86400",
+                self.sse_orphan_timeout
+            );
+            return Err(Failure::usage(message));
+        }
+        if self.sse_queue == 0 {
+            return Err(Failure::usage("--sse-queue 0: give at least 1 event"));
         }
         if self.ping_interval_ms == 0 || self.ping_timeout_ms == 0 {
             return Err(Failure::usage(
@@ -213,6 +258,18 @@ impl ServeArgs {
             timeout_ms: (self.timeout * 1000.0) as u64,
             secret,
             instrumentation: self.instrumentation,
+            streams: StreamConfig {
+                history_events: self.sse_history,
+                queue_events: self.sse_queue,
+                slow: match self.sse_slow {
+                    Slow::DropNewest => SlowPolicy::DropNewest,
+                    Slow::DropOldest => SlowPolicy::DropOldest,
+                    Slow::Disconnect => SlowPolicy::Disconnect,
+                },
+                heartbeat_ms: self.sse_heartbeat * 1000,
+                sweep_interval_ms: self.sse_sweep_interval_ms,
+                orphan_timeout_ms: (self.sse_orphan_timeout * 1000.0) as u64,
+            },
             ping_interval_ms: self.ping_interval_ms,
             ping_timeout_ms: self.ping_timeout_ms,
             remember_ms: self.remember_ms,

@@ -4,16 +4,18 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::gateway::problem::Problem;
-use crate::message::{RequestHead, Span};
+use crate::message::{Method, RequestHead, Span};
 
 /// Whether a control request may pass.
 ///
 /// A page in a browser on this machine is a loopback peer too, so being one is not enough:
 ///
 /// * a request that says it comes from another origin (`Origin`, `Sec-Fetch-Site`) is refused;
-/// * without the secret, `Host` must name this machine by address or as `localhost`. A page whose
-///   own name was made to resolve to 127.0.0.1 (DNS rebinding) is of the same origin as far as its
-///   browser knows, and only that name gives it away.
+/// * without the secret, a request that could be a page's must have a `Host` that names this machine
+///   by address or as `localhost`. A page whose own name was made to resolve to 127.0.0.1 (DNS
+///   rebinding) is of the same origin as far as its browser knows, and only that name gives it away.
+///   Browsers say the origin of everything but GET and HEAD (Fetch standard, section 3.2), so
+///   whatever else comes without one is no page's, and may call the hub as it likes.
 ///
 /// # Errors
 /// 403, with the reason.
@@ -47,7 +49,8 @@ pub fn check_control(
             "Set HUB_SECRET for the hub and send it in the field X-Hub-Secret.",
         ));
     }
-    if !names_this_machine(host) {
+    let is_read = matches!(head.method, Method::Get | Method::Head);
+    if (is_read || head.origin.is_some()) && !names_this_machine(host) {
         return Err(Problem::forbidden(
             "without the hub's secret, a control request must address the hub by IP address or as localhost",
             "Use 127.0.0.1 or localhost in the URL, or send HUB_SECRET in the field X-Hub-Secret.",
@@ -98,7 +101,11 @@ mod tests {
     const SECRET: &str = "0123456789abcdef";
 
     fn check(fields: &str, peer: &str) -> Result<(), u16> {
-        let raw = format!("GET /internal/slots HTTP/1.1\r\n{fields}\r\n");
+        check_method("GET", fields, peer)
+    }
+
+    fn check_method(method: &str, fields: &str, peer: &str) -> Result<(), u16> {
+        let raw = format!("{method} /internal/slots HTTP/1.1\r\n{fields}\r\n");
         let mut head = RequestHead::default();
         parse_head(raw.as_bytes(), &mut head).unwrap();
         let peer = (!peer.is_empty()).then(|| peer.parse().unwrap());
@@ -144,6 +151,17 @@ mod tests {
             check("Host: evil.example:3200\r\n", "127.0.0.1:5"),
             Err(403),
             "rebinding"
+        );
+        let rebound = "Host: evil.example:3200\r\nOrigin: http://evil.example:3200\r\n";
+        assert_eq!(check_method("POST", rebound, "127.0.0.1:5"), Err(403));
+    }
+
+    #[test]
+    fn a_program_may_call_the_hub_as_it_likes() {
+        assert_eq!(check_method("POST", "Host: hub\r\n", "127.0.0.1:5"), Ok(()));
+        assert_eq!(
+            check_method("POST", "Host: hub\r\n", "192.0.2.1:5"),
+            Err(403)
         );
     }
 

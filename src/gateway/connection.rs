@@ -9,6 +9,7 @@ use std::rc::Rc;
 use monoio::io::Splitable;
 use monoio::net::UnixStream;
 
+use crate::gateway::Control;
 use crate::gateway::input::{Input, ReadDone, read_more};
 use crate::gateway::output::{Manner, Output};
 use crate::gateway::plan::{Action, Plan};
@@ -191,7 +192,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 break plan;
             }
         };
+        if let Action::Delegate(worker) = &action {
+            return self.delegate(bounds, manner, worker).await;
+        }
         self.input.consume(bounds.end);
+        if let Action::Subscribe(wanted, last_event_id) = action {
+            return self.subscribe(wanted, last_event_id, manner);
+        }
         if let Action::Control(path) = action {
             return self.control(&path, manner, body, expects_continue).await;
         }
@@ -206,7 +213,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     .send_own(204, &[("allow", &allow)], b"", manner)
                     .await
             }
-            Action::Problem(_) | Action::Dispatch(_) | Action::Control(_) => Ok(()),
+            Action::StreamHead => self.output.send_own(200, STREAM_HEAD, b"", manner).await,
+            _ => Ok(()),
         };
         after(sent, manner)
     }
@@ -232,7 +240,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             };
             return self.refuse(problem, manner).await;
         }
-        let answer = self.shard.control.answer(manner.method, path, &mut bytes);
+        let answer = match self.shard.control.control(manner.method, path, &mut bytes) {
+            Control::Answer(answer) => answer,
+            Control::Publish(publication) => {
+                let published = self.shard.publish(publication.clone()).await;
+                self.shard.control.published(&publication, &published)
+            }
+        };
         let mut fields = vec![
             ("content-type", answer.content_type),
             ("cache-control", "no-store"),
@@ -330,6 +344,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }
     }
 }
+
+/// What is said of an event stream in answer to HEAD.
+const STREAM_HEAD: &[(&str, &str)] = &[
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-cache, no-transform"),
+    ("x-accel-buffering", "no"),
+];
 
 /// What the hub tells a browser that asks whether a page of another origin may send a request.
 const PREFLIGHT: &[(&str, &str)] = &[

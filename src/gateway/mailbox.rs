@@ -1,6 +1,7 @@
 //! Messages between threads that sleep on file descriptors: a queue, and an eventfd that is written
 //! when it is no longer empty. Not for the request path.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,14 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::sys::eventfd::EventFd;
 
 /// The sending end; clones share it.
-#[derive(Debug)]
 pub struct Sender<T>(Arc<Shared<T>>);
 
 /// The receiving end.
-#[derive(Debug)]
 pub struct Mailbox<T>(Arc<Shared<T>>);
 
-#[derive(Debug)]
 struct Shared<T> {
     queue: Mutex<Vec<T>>,
     bell: EventFd,
@@ -38,15 +36,30 @@ impl<T> Sender<T> {
     /// Puts a message into the mailbox.
     pub fn send(&self, message: T) {
         let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = queue.is_empty();
         queue.push(message);
-        // A bell that cannot be rung has been rung often enough.
-        let _ = self.0.bell.ring();
+        if is_first {
+            // A bell that cannot be rung has been rung often enough.
+            let _ = self.0.bell.ring();
+        }
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         Sender(self.0.clone())
+    }
+}
+
+impl<T> fmt::Debug for Sender<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sender")
+    }
+}
+
+impl<T> fmt::Debug for Mailbox<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mailbox")
     }
 }
 

@@ -15,6 +15,7 @@ mod plan;
 pub mod problem;
 pub mod shard;
 pub mod stats;
+pub mod stream;
 mod ticker;
 mod timing;
 mod upload;
@@ -23,6 +24,7 @@ mod watch;
 use std::sync::Arc;
 
 use crate::control::StreamOptions;
+use crate::gateway::stream::{Publication, Published};
 use crate::message::Method;
 use crate::route::RouteTable;
 
@@ -47,7 +49,16 @@ pub struct Target {
     /// The worker's name, for error messages.
     pub name: Arc<str>,
     /// Given where the hub owns the connections of the route.
-    pub stream: Option<StreamOptions>,
+    pub stream: Option<Arc<StreamRoute>>,
+}
+
+/// What is special about a route whose connections the hub owns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamRoute {
+    /// How its streams behave.
+    pub options: StreamOptions,
+    /// The names of its path parameters, in order.
+    pub params: Box<[Box<str>]>,
 }
 
 /// The routes as every shard sees them.
@@ -66,8 +77,20 @@ pub struct ControlAnswer {
     pub body: Vec<u8>,
 }
 
-/// What answers the paths that belong to the hub (`/health`, `/internal/*`, `/events`).
+/// What a control request comes to.
+#[derive(Debug)]
+pub enum Control {
+    /// This is the answer.
+    Answer(ControlAnswer),
+    /// The answer depends on what becomes of an event.
+    Publish(Publication),
+}
+
+/// What answers the paths that belong to the hub (`/health`, `/internal/*`).
 pub trait ControlPlane: Send + Sync + 'static {
-    /// Answers one request. Called on a shard's thread, so it must not wait for anything.
-    fn answer(&self, method: Method, path: &str, body: &mut [u8]) -> ControlAnswer;
+    /// Looks at one request. Called on a shard's thread, so it must not wait for anything.
+    fn control(&self, method: Method, path: &str, body: &mut [u8]) -> Control;
+
+    /// The answer to a request that has published an event.
+    fn published(&self, publication: &Publication, published: &Published) -> ControlAnswer;
 }

@@ -122,6 +122,43 @@ impl Output {
         self.flush().await
     }
 
+    /// Sends a worker's whole answer.
+    ///
+    /// # Errors
+    /// It breaks a rule of HTTP, and nothing was sent. Within, the socket's.
+    pub async fn send_answer(
+        &mut self,
+        status: u16,
+        fields: &[u8],
+        body: &[u8],
+        manner: Manner,
+    ) -> Result<io::Result<()>, WorkerHeadFault> {
+        let length = Some(body.len() as u64);
+        let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
+        self.bytes = self.encode_head(status, fields, framing, manner)?;
+        if with_body {
+            self.bytes.extend_from_slice(body);
+        }
+        Ok(self.flush().await)
+    }
+
+    /// The head of a worker's response, with the hub's own fields.
+    ///
+    /// # Errors
+    /// It breaks a rule of HTTP.
+    pub fn encode_head(
+        &self,
+        status: u16,
+        fields: &[u8],
+        framing: BodyFraming,
+        manner: Manner,
+    ) -> Result<Vec<u8>, WorkerHeadFault> {
+        let mut head = Vec::new();
+        let date = self.clock.date();
+        encode_worker_head(&mut head, status, fields, framing, &style(manner, &date))?;
+        Ok(head)
+    }
+
     /// Sends these bytes as they are.
     ///
     /// # Errors

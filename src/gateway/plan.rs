@@ -3,16 +3,20 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::gateway::access::check_control;
 use crate::gateway::lane::Lane;
 use crate::gateway::output::Manner;
 use crate::gateway::problem::Problem;
 use crate::gateway::shard::Shard;
+use crate::gateway::stream::Wanted;
+use crate::gateway::stream::connect::last_event_id;
 use crate::http::{Fault, parse_head};
 use crate::message::{BodyLength, Method, Params, RequestHead};
 use crate::route::Lookup;
 use crate::shm::codec::{LifecycleFlags, RequestParts, encode_request, encoded_request_len};
+use crate::urlencoded;
 
 /// Where parsed heads are put; one per shard, so that none is allocated.
 #[derive(Debug, Default)]
@@ -41,6 +45,12 @@ pub enum Action {
     Dispatch(Dispatch),
     /// The control plane, at this path.
     Control(String),
+    /// The streams thread: a client of `/events`, and the last event it has seen.
+    Subscribe(Wanted, Option<String>),
+    /// The streams thread, if the worker of this name accepts.
+    Delegate(Arc<str>),
+    /// The hub, the head of a stream and nothing more.
+    StreamHead,
     /// The hub, that the path may be used from other origins.
     Preflight,
     /// The hub, what the path may be used with.
@@ -99,7 +109,7 @@ impl Shard {
             let routes = self.routes.borrow();
             match routes.lookup(head.method, path, head.path.start as usize, params) {
                 Lookup::Found { target, .. } => match self.lane(target.worker) {
-                    _ if target.stream.is_some() => Action::Problem(Problem::no_streams()),
+                    _ if target.stream.is_some() => plan_stream(head, &target.name),
                     None => Action::Problem(Problem::no_worker(&target.name)),
                     Some(lane) => {
                         let parts = RequestParts {
@@ -145,6 +155,9 @@ impl Shard {
         } else if head.method == Method::Options && head.preflight_method.is_some() {
             return Ok(Action::Preflight);
         }
+        if let Some(rest) = path.strip_prefix(b"/events") {
+            return Ok(plan_events(head, raw, rest));
+        }
         Ok(Action::Control(String::from_utf8_lossy(path).into_owned()))
     }
 
@@ -185,6 +198,51 @@ impl Shard {
             lifecycle: LifecycleFlags::None,
         };
         encode_request(out, &parts)
+    }
+}
+
+/// What becomes of a request to a route that a worker delegates.
+fn plan_stream(head: &RequestHead, worker: &Arc<str>) -> Action {
+    match (head.method, head.body) {
+        (Method::Head, _) => Action::StreamHead,
+        (_, BodyLength::None) => Action::Delegate(worker.clone()),
+        _ => Action::Problem(Problem::stream_with_body()),
+    }
+}
+
+/// What becomes of a request to `/events`; `rest` is what follows that in the path.
+fn plan_events(head: &RequestHead, raw: &[u8], rest: &[u8]) -> Action {
+    let channel = match rest {
+        [] | [b'/'] => None,
+        [b'/', name @ ..] if !name.contains(&b'/') => {
+            Some(urlencoded::decode_path(name).into_owned())
+        }
+        _ => return Action::Problem(Problem::no_channel(rest)),
+    };
+    match (head.method, head.body) {
+        (Method::Head, _) => Action::StreamHead,
+        (Method::Get, BodyLength::None) => {
+            let query = head
+                .query
+                .and_then(|query| query.of(raw))
+                .unwrap_or_default();
+            let value = |wanted: &str| {
+                let mut pairs = urlencoded::pairs(query);
+                let found = pairs.find(|(name, _)| name == wanted);
+                found.map(|(_, value)| value.into_owned())
+            };
+            let wanted = Wanted {
+                channel,
+                source: value("source"),
+                event_type: value("type"),
+            };
+            Action::Subscribe(wanted, last_event_id(head, raw))
+        }
+        (Method::Get, _) => Action::Problem(Problem::stream_with_body()),
+        (Method::Options, _) => Action::Options("GET, HEAD, OPTIONS".into()),
+        _ => Action::Problem(Problem::not_allowed(
+            [Method::Get, Method::Head].into_iter().collect(),
+        )),
     }
 }
 

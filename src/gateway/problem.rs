@@ -109,12 +109,31 @@ impl Problem {
         )
     }
 
-    /// 501: a route whose connections the hub is to own as event streams.
-    pub fn no_streams() -> Problem {
+    /// 404: a path below `/events` that is no channel.
+    pub fn no_channel(rest: &[u8]) -> Problem {
+        let rest = String::from_utf8_lossy(rest);
         Problem::new(
-            501,
-            "this version of the hub does not own Server-Sent Events connections yet",
-            "Register the route without \"sse\": true and stream the answer from the worker.",
+            404,
+            format!("the hub has no path /events{rest}"),
+            "A channel is one segment: /events/CHANNEL.",
+        )
+    }
+
+    /// 504: a worker has not said whether it accepts a stream.
+    pub fn connect_timeout(name: &str) -> Problem {
+        Problem::new(
+            504,
+            format!("the worker '{name}' did not accept or refuse the stream in time"),
+            "Look at what the worker is doing; it has 5 seconds to answer.",
+        )
+    }
+
+    /// 400: a body where an event stream is asked for.
+    pub fn stream_with_body() -> Problem {
+        Problem::new(
+            400,
+            "a request for an event stream has no body",
+            "Send the request without Content-Length and Transfer-Encoding.",
         )
     }
 

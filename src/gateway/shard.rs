@@ -11,18 +11,23 @@ use std::task::{Poll, Waker};
 
 use monoio::net::UnixStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
+use slab::Slab;
 
 use crate::gateway::clock::Clock;
 use crate::gateway::connection::serve;
-use crate::gateway::lane::{Ended, Lane, LaneParts};
+use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
+use crate::gateway::stream::{
+    LaneEvents, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
+};
 use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlPlane, GatewayConfig, Routes};
 use crate::limits::{RING_ENTRIES, STOP_MS};
-use crate::sys::listen::{accept, set_nodelay};
+use crate::shm::descriptor::Run;
+use crate::sys::listen::{accept, set_nodelay, shutdown_both};
 use crate::sys::probe::UringSupport;
 
 /// What other threads ask of a shard.
@@ -40,6 +45,14 @@ pub enum Command {
     Ping(usize, u32),
     /// Say whether the worker still owes a sign of life.
     CheckPing(usize),
+    /// Tell a worker about one of its connections.
+    Notify(Box<Notice>),
+    /// Answer the control request with this ticket: this has become of its event.
+    Published(usize, Published),
+    /// Return a frame of events to the worker with this index, of this attach.
+    EventsTaken(usize, u64, Run, EventOutcome),
+    /// The worker with this index, of this attach, has sent events that are none.
+    BadEvents(usize, u64),
     /// Finish what is in flight and end.
     Stop,
 }
@@ -53,6 +66,8 @@ pub enum Report {
     PingMissed(usize, usize),
     /// The shard has ended, with an error or as it was told.
     Stopped(usize, Option<String>),
+    /// The streams thread has ended, with an error or as it was told.
+    StreamsStopped(Option<String>),
 }
 
 /// What a shard is started with.
@@ -71,6 +86,8 @@ pub struct ShardParts {
     pub commands: Mailbox<Command>,
     /// Where reports go.
     pub reports: Sender<Report>,
+    /// The way to the streams thread.
+    pub streams: Streams,
 }
 
 /// What the tasks of a shard share.
@@ -81,13 +98,25 @@ pub struct Shard {
     pub(super) watches: Rc<Watches>,
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
+    pub(super) streams: Streams,
+    /// Control requests that wait to hear what has become of their event.
+    replies: RefCell<Slab<Reply>>,
     index: usize,
     reports: Sender<Report>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
     ticker: Ticker,
     stopping: Cell<bool>,
     stop_by_ms: Cell<u64>,
+    /// Notices of which a worker has not said that it has them.
+    notices: Cell<usize>,
     main: RefCell<Option<Waker>>,
+}
+
+/// Where a control request waits to hear what has become of its event.
+#[derive(Debug, Default)]
+struct Reply {
+    published: Option<Published>,
+    waker: Option<Waker>,
 }
 
 /// Runs a shard on this thread until it is told to stop.
@@ -113,12 +142,15 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         watches: Rc::new(Watches::default()),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
+        streams: parts.streams,
+        replies: RefCell::new(Slab::new()),
         index: parts.index,
         reports: parts.reports,
         lanes: RefCell::new(Vec::new()),
         ticker: Ticker::new()?,
         stopping: Cell::new(false),
         stop_by_ms: Cell::new(u64::MAX),
+        notices: Cell::new(0),
         main: RefCell::new(None),
     });
     let result = runtime.block_on(shard.main(parts.listeners, parts.commands));
@@ -146,8 +178,9 @@ impl Shard {
         listeners: Vec<OwnedFd>,
         commands: Mailbox<Command>,
     ) -> io::Result<()> {
-        for listener in listeners {
-            monoio::spawn(self.clone().accept_from(listener));
+        let listeners: Vec<_> = listeners.into_iter().map(Rc::new).collect();
+        for listener in &listeners {
+            monoio::spawn(self.clone().accept_from(listener.clone()));
         }
         let ticking = self.clone();
         monoio::spawn(async move {
@@ -166,10 +199,15 @@ impl Shard {
             }
             bell.readable(true).await?;
         }
+        // Closing them is not enough: the ring holds on to them until after the process has ended, and
+        // for so long nobody else could have the port.
+        for listener in &listeners {
+            let _ = shutdown_both(listener);
+        }
         poll_fn(|cx| {
             *self.main.borrow_mut() = Some(cx.waker().clone());
             let late = self.clock.now_ms() >= self.stop_by_ms.get();
-            if self.watches.is_empty() || late {
+            if self.is_done() || late {
                 Poll::Ready(())
             } else {
                 Poll::Pending
@@ -195,6 +233,27 @@ impl Shard {
                     self.reports.send(Report::PingMissed(self.index, worker));
                 }
             }),
+            Command::Notify(notice) => {
+                let shard = self.clone();
+                self.notices.set(self.notices.get() + 1);
+                monoio::spawn(async move {
+                    shard.notify(*notice).await;
+                    shard.notices.set(shard.notices.get() - 1);
+                    shard.wake_if_done();
+                });
+            }
+            Command::Published(ticket, published) => {
+                if let Some(reply) = self.replies.borrow_mut().get_mut(ticket) {
+                    reply.published = Some(published);
+                    reply.waker.iter().for_each(Waker::wake_by_ref);
+                }
+            }
+            Command::EventsTaken(worker, attach, run, outcome) => {
+                self.with_attach(worker, attach, |lane| lane.return_event(run, outcome));
+            }
+            Command::BadEvents(worker, attach) => {
+                self.with_attach(worker, attach, |lane| lane.refuse_events());
+            }
             Command::Stop => {
                 self.stopping.set(true);
                 self.stop_by_ms.set(self.clock.now_ms() + STOP_MS);
@@ -211,6 +270,49 @@ impl Shard {
         }
     }
 
+    /// A frame of events may come back when the worker's place has been taken by another.
+    fn with_attach(&self, worker: usize, attach: u64, f: impl FnOnce(&Lane)) {
+        self.with_lane(worker, |lane| {
+            if lane.incarnation().attach == attach {
+                f(lane);
+            }
+        });
+    }
+
+    /// Publishes an event for a control request. Waits until it is queued for whom it is for.
+    pub(super) async fn publish(&self, publication: Publication) -> Published {
+        let ticket = self.replies.borrow_mut().insert(Reply::default());
+        let reply_to = ReplyTo {
+            shard: self.index,
+            ticket,
+        };
+        self.streams
+            .send(ToStreams::Publish(Box::new(publication), reply_to));
+        let published = poll_fn(|cx| {
+            let mut replies = self.replies.borrow_mut();
+            match replies[ticket].published.take() {
+                Some(published) => Poll::Ready(published),
+                None => {
+                    replies[ticket].waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await;
+        self.replies.borrow_mut().remove(ticket);
+        published
+    }
+
+    /// Its index.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Has `waker` called at the next pulse.
+    pub(super) fn wake_at_next_tick(&self, waker: &Waker) {
+        self.ticker.wake_at_next(waker);
+    }
+
     fn add_lane(self: &Rc<Self>, worker: usize, parts: LaneParts) {
         let (lane, hub_bell, worker_bell) =
             Lane::new(parts, self.clock.clone(), self.config.timeout_ms);
@@ -221,7 +323,15 @@ impl Shard {
         lanes[worker] = Some(lane.clone());
         let shard = self.clone();
         monoio::spawn(async move {
-            let ended = lane.clone().drive(hub_bell, worker_bell).await;
+            let publish = |frames| {
+                shard.streams.send(ToStreams::Events(LaneEvents {
+                    shard: shard.index,
+                    index: worker,
+                    worker: lane.incarnation().clone(),
+                    frames,
+                }));
+            };
+            let ended = lane.clone().drive(hub_bell, worker_bell, publish).await;
             let violation = lane.take_violation();
             if ended == Ended::Drained {
                 // Whatever is left of it is nobody's business any more.
@@ -242,7 +352,7 @@ impl Shard {
         });
     }
 
-    async fn accept_from(self: Rc<Self>, listener: OwnedFd) {
+    async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>) {
         let Ok(ready) = listener
             .try_clone()
             .and_then(|fd| UnixStream::from_std(fd.into()))
@@ -261,7 +371,7 @@ impl Shard {
                         // and turn the pulse off again.
                         shard.ticker.rouse();
                         serve(shard.clone(), socket, peer).await;
-                        shard.connection_ended();
+                        shard.wake_if_done();
                     });
                 }
                 Ok(None) => {
@@ -278,9 +388,15 @@ impl Shard {
         }
     }
 
-    fn connection_ended(&self) {
+    /// Whether nothing is left that a stopping shard waits for: clients with a request in flight, and
+    /// workers that are told of the end of their streams.
+    fn is_done(&self) -> bool {
+        self.watches.is_empty() && self.notices.get() == 0
+    }
+
+    fn wake_if_done(&self) {
         if self.stopping.get()
-            && self.watches.is_empty()
+            && self.is_done()
             && let Some(main) = &*self.main.borrow()
         {
             main.wake_by_ref();

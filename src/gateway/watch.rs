@@ -3,7 +3,8 @@
 //! so none has to be cancelled.
 
 use std::cell::{Cell, RefCell};
-use std::os::fd::RawFd;
+use std::io;
+use std::os::fd::{OwnedFd, RawFd};
 use std::rc::Rc;
 
 use slab::Slab;
@@ -40,6 +41,14 @@ impl Watch {
     /// Nothing is owed by the receiving client.
     pub fn clear_write(&self) {
         self.write_ms.set(u64::MAX);
+    }
+
+    /// The connection's socket under a descriptor of its own.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        with_socket(self.socket, |socket| socket.try_clone_to_owned())
     }
 
     /// Whether the connection was overdue, or was stopped.

@@ -7,8 +7,10 @@ use crate::control::{
     WorkerHealth, WorkerSlots, WorkerState,
 };
 use crate::gateway::problem::Problem;
-use crate::gateway::{ControlAnswer, ControlPlane};
+use crate::gateway::stream::{Publication, Published};
+use crate::gateway::{Control, ControlAnswer, ControlPlane};
 use crate::http::problem::PROBLEM_TYPE;
+use crate::hub::events::{self, parse_emit, parse_push};
 use crate::hub::registry::Record;
 use crate::hub::state::HubState;
 use crate::message::Method;
@@ -16,6 +18,24 @@ use crate::shm::layout::ABI_VERSION;
 use crate::sys::clock::monotonic_ms;
 
 impl ControlPlane for HubState {
+    fn control(&self, method: Method, path: &str, body: &mut [u8]) -> Control {
+        let publication = match (path, method) {
+            ("/internal/emit", Method::Post) => parse_emit(body),
+            ("/internal/sse-push", Method::Post) => parse_push(body),
+            _ => return Control::Answer(self.answer(method, path, body)),
+        };
+        match publication {
+            Ok(publication) => Control::Publish(publication),
+            Err(error) => Control::Answer(bad_field(error)),
+        }
+    }
+
+    fn published(&self, publication: &Publication, published: &Published) -> ControlAnswer {
+        events::answer(publication, published)
+    }
+}
+
+impl HubState {
     fn answer(&self, method: Method, path: &str, body: &mut [u8]) -> ControlAnswer {
         let read = matches!(method, Method::Get | Method::Head);
         match (path, method) {
@@ -23,27 +43,24 @@ impl ControlPlane for HubState {
             ("/internal/slots", _) if read => json(200, &self.slots()),
             ("/internal/register", Method::Post) => self.register(body),
             ("/health" | "/internal/slots", _) => not_allowed("GET, HEAD"),
-            ("/internal/register", _) => not_allowed("POST"),
-            ("/internal/emit" | "/internal/sse-push", _) => problem(Problem::no_streams()),
-            _ if path == "/events" || path.starts_with("/events/") => {
-                problem(Problem::no_streams())
+            ("/internal/register" | "/internal/emit" | "/internal/sse-push", _) => {
+                not_allowed("POST")
             }
             _ => problem(Problem::new(
                 404,
                 format!("the hub has no path {path}"),
-                "The control paths are /health, /internal/register and /internal/slots.",
+                "The control paths are /health, /internal/register, /internal/slots, /internal/emit and /internal/sse-push; events are at /events.",
             )),
         }
     }
-}
 
-impl HubState {
     fn health(&self) -> Health {
         let workers = self.read(|registry| registry.iter().map(|(_, r)| describe(r)).collect());
         Health {
             ok: true,
             version: env!("CARGO_PKG_VERSION").into(),
             workers,
+            streams: self.streams.stats.health(),
         }
     }
 
@@ -138,7 +155,7 @@ fn report_slots(record: &Record) -> WorkerSlots {
     }
 }
 
-fn json<T: Serialize>(status: u16, value: &T) -> ControlAnswer {
+pub(super) fn json<T: Serialize>(status: u16, value: &T) -> ControlAnswer {
     match simd_json::to_vec(value) {
         Ok(body) => ControlAnswer {
             status,
@@ -154,7 +171,7 @@ fn json<T: Serialize>(status: u16, value: &T) -> ControlAnswer {
     }
 }
 
-fn problem(problem: Problem) -> ControlAnswer {
+pub(super) fn problem(problem: Problem) -> ControlAnswer {
     let body = problem.body();
     ControlAnswer {
         status: problem.status,
@@ -178,7 +195,7 @@ fn not_allowed(allow: &'static str) -> ControlAnswer {
 }
 
 /// 400 with the member that is wrong, as an extension member of the problem (RFC 9457, section 3.2).
-fn bad_field(error: FieldError) -> ControlAnswer {
+pub(super) fn bad_field(error: FieldError) -> ControlAnswer {
     #[derive(Serialize)]
     struct BadField<'a> {
         r#type: &'a str,
@@ -194,7 +211,7 @@ fn bad_field(error: FieldError) -> ControlAnswer {
         status: 400,
         detail: &error.detail,
         field: &error.field,
-        action: "Correct the member named in `field` and register again; nothing was changed.",
+        action: "Correct the member named in `field` and send the request again; nothing was changed.",
     };
     ControlAnswer {
         content_type: PROBLEM_TYPE,

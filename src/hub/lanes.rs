@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::control::WakeMode;
 use crate::gateway::lane::LaneParts;
 use crate::gateway::stats::LaneStats;
+use crate::gateway::stream::Incarnation;
 use crate::shm::layout::Geometry;
 use crate::shm::region::LaneMemory;
 use crate::sys::eventfd::EventFd;
@@ -23,11 +24,11 @@ pub struct NewLane {
 }
 
 impl NewLane {
-    /// A lane of this geometry for the worker of this name.
+    /// A lane of this geometry for this worker.
     ///
     /// # Errors
     /// No memory or no file descriptor is left.
-    pub fn new(name: &Arc<str>, geometry: Geometry, wake: WakeMode) -> io::Result<NewLane> {
+    pub fn new(worker: &Incarnation, geometry: Geometry, wake: WakeMode) -> io::Result<NewLane> {
         let len = geometry.memory_len();
         let (request, request_map) = SharedMemory::create_written_here("slotway-request", len)?;
         let (response, response_map) =
@@ -44,7 +45,7 @@ impl NewLane {
             worker_doorbell.as_fd().try_clone_to_owned()?,
         ];
         let parts = LaneParts {
-            name: name.clone(),
+            worker: worker.clone(),
             memory: Arc::new(memory),
             stats: Arc::new(LaneStats::new(geometry.slots())),
             hub_doorbell,

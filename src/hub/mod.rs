@@ -3,8 +3,10 @@
 
 mod api;
 mod attach;
+mod events;
 mod lanes;
 mod liveness;
+mod readiness;
 mod registry;
 mod start;
 mod state;
@@ -15,6 +17,7 @@ use std::path::PathBuf;
 
 pub use self::start::{RunningHub, StartError, start};
 
+pub use crate::gateway::stream::StreamConfig;
 use crate::shm::layout::Geometry;
 
 /// What a hub is started with. Every value has been checked on its own; whether they fit the machine
@@ -41,6 +44,8 @@ pub struct HubConfig {
     pub ping_interval_ms: u64,
     /// Time a worker has to answer a ping, in milliseconds.
     pub ping_timeout_ms: u64,
+    /// How event streams are served.
+    pub streams: StreamConfig,
     /// How long the routes of a worker that is gone are remembered, in milliseconds.
     pub remember_ms: u64,
 }

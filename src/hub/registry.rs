@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use crate::control::{FieldError, RouteSpec, ValidRegistration, WorkerState};
 use crate::gateway::stats::LaneStats;
-use crate::gateway::{Routes, Target};
+use crate::gateway::stream::Incarnation;
+use crate::gateway::{Routes, StreamRoute, Target};
 use crate::limits::MAX_WORKERS;
 use crate::route::{InsertError, RouteTableBuilder};
 
@@ -27,6 +28,8 @@ pub struct Record {
     pub state: WorkerState,
     /// Its process.
     pub pid: Option<u32>,
+    /// Which of all attaches it came with.
+    pub attach: u64,
     /// The counters of its lanes, one for each shard.
     pub stats: Vec<Arc<LaneStats>>,
     /// When it was first registered, as a sequence number: first registered wins.
@@ -44,6 +47,15 @@ pub struct Registry {
     records: Vec<Option<Record>>,
     next_order: u64,
     remember_ms: u64,
+}
+
+/// Who attaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its process.
+    pub pid: u32,
+    /// Which of all attaches this is.
+    pub attach: u64,
 }
 
 /// What an attach has changed.
@@ -99,7 +111,7 @@ impl Registry {
         &mut self,
         valid: ValidRegistration,
         id: Option<&str>,
-        pid: u32,
+        process: Process,
         lanes: Vec<Arc<LaneStats>>,
     ) -> Result<Attached, FieldError> {
         let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
@@ -127,7 +139,8 @@ impl Registry {
         let record = self.records[index].as_mut().expect("just added");
         record.lanes_open = lanes.len();
         record.stats = lanes;
-        record.pid = Some(pid);
+        record.pid = Some(process.pid);
+        record.attach = process.attach;
         Ok(Attached {
             index,
             id: record.id.clone(),
@@ -203,6 +216,19 @@ impl Registry {
         self.records.get(index)?.as_ref()
     }
 
+    /// The workers that are attached.
+    pub fn incarnations(&self) -> Vec<Incarnation> {
+        let attached = self
+            .iter()
+            .filter(|(_, r)| r.state == WorkerState::Attached);
+        attached
+            .map(|(_, r)| Incarnation {
+                name: r.name.clone(),
+                attach: r.attach,
+            })
+            .collect()
+    }
+
     /// Every worker, with its index.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Record)> {
         self.records
@@ -231,7 +257,10 @@ impl Registry {
                     worker,
                     route: number as u32,
                     name: record.name.clone(),
-                    stream: route.stream,
+                    stream: route.stream.map(|options| {
+                        let params = route.pattern.param_names().map(Box::from).collect();
+                        Arc::new(StreamRoute { options, params })
+                    }),
                 };
                 match builder.insert(route.method, &route.pattern, target) {
                     // First registered wins.
@@ -289,6 +318,7 @@ impl Registry {
             registration,
             state,
             pid: None,
+            attach: 0,
             stats: Vec::new(),
             order,
             expires_ms,
@@ -369,6 +399,10 @@ mod tests {
         .unwrap()
     }
 
+    fn process(pid: u32) -> Process {
+        Process { pid, attach: 1 }
+    }
+
     fn who(registry: &Registry, path: &str) -> Option<(usize, String)> {
         let routes = registry.routes().unwrap();
         match routes.lookup(Method::Get, path.as_bytes(), 0, &mut Params::default()) {
@@ -381,7 +415,7 @@ mod tests {
     fn a_lost_worker_is_remembered_for_a_while() {
         let mut registry = Registry::new(100);
         let a = registry
-            .attach(valid("a", &["/a"]), None, 1, Vec::new())
+            .attach(valid("a", &["/a"]), None, process(1), Vec::new())
             .unwrap()
             .index;
         assert_eq!(who(&registry, "/a"), Some((a, "a".into())));
@@ -405,10 +439,10 @@ mod tests {
             "the same once more"
         );
         assert_eq!(who(&registry, "/a"), None);
-        let wrong = registry.attach(valid("a", &["/b"]), Some("else"), 1, Vec::new());
+        let wrong = registry.attach(valid("a", &["/b"]), Some("else"), process(1), Vec::new());
         assert_eq!(wrong.unwrap_err().field, "worker_id");
         let attached = registry
-            .attach(valid("a", &["/b"]), Some(&id), 1, Vec::new())
+            .attach(valid("a", &["/b"]), Some(&id), process(1), Vec::new())
             .unwrap();
         assert_eq!(attached.id, id);
         assert!(!registry.expire(10_000));
@@ -421,14 +455,14 @@ mod tests {
     fn a_namesake_replaces_and_the_first_of_others_wins() {
         let mut registry = Registry::new(100);
         let a = registry
-            .attach(valid("a", &["/x"]), None, 1, Vec::new())
+            .attach(valid("a", &["/x"]), None, process(1), Vec::new())
             .unwrap();
         let b = registry
-            .attach(valid("b", &["/x"]), None, 2, Vec::new())
+            .attach(valid("b", &["/x"]), None, process(2), Vec::new())
             .unwrap();
         assert_eq!(who(&registry, "/x"), Some((a.index, "a".into())));
         let newer = registry
-            .attach(valid("a", &["/x"]), None, 3, Vec::new())
+            .attach(valid("a", &["/x"]), None, process(3), Vec::new())
             .unwrap();
         assert_eq!(newer.replaced, Some(a.index));
         assert_ne!(newer.id, a.id);
@@ -452,13 +486,13 @@ mod tests {
         let mut registry = Registry::new(0);
         let stats = || vec![Arc::new(LaneStats::new(16)), Arc::new(LaneStats::new(16))];
         let a = registry
-            .attach(valid("a", &["/a"]), None, 1, stats())
+            .attach(valid("a", &["/a"]), None, process(1), stats())
             .unwrap()
             .index;
         registry.gone(a, 0);
         assert!(!registry.expire(10));
         let b = registry
-            .attach(valid("b", &["/b"]), None, 1, stats())
+            .attach(valid("b", &["/b"]), None, process(1), stats())
             .unwrap()
             .index;
         assert_ne!(a, b);
@@ -467,7 +501,7 @@ mod tests {
         assert!(registry.expire(10));
         assert_eq!(
             registry
-                .attach(valid("c", &["/c"]), None, 1, stats())
+                .attach(valid("c", &["/c"]), None, process(1), stats())
                 .unwrap()
                 .index,
             a

@@ -17,12 +17,14 @@ use crate::control::default_socket;
 use crate::gateway::GatewayConfig;
 use crate::gateway::mailbox::mailbox;
 use crate::gateway::shard::{self, Report, ShardParts};
+use crate::gateway::stream::Streams;
+use crate::gateway::stream::thread::{self, ThreadParts};
 use crate::hub::HubConfig;
 use crate::hub::liveness::Liveness;
 use crate::hub::registry::Registry;
 use crate::hub::state::HubState;
 use crate::hub::supervisor::{Supervisor, SupervisorParts};
-use crate::limits::LISTEN_BACKLOG;
+use crate::limits::{BIND_AGAIN_MS, BIND_PATIENCE_MS, LISTEN_BACKLOG};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
 use crate::sys::probe::{UringUnavailable, check_io_uring};
@@ -185,8 +187,23 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         senders.push(sender);
         mailboxes.push(commands);
     }
+    let (to_streams, messages) = mailbox().map_err(descriptors)?;
+    let streams = Streams::new(to_streams, uuid::Uuid::new_v4().as_fields().0);
     let registry = Registry::new(config.remember_ms);
-    let state = Arc::new(HubState::new(registry, senders, change, socket.clone()));
+    let parts = ThreadParts {
+        streams: streams.clone(),
+        messages,
+        shards: senders.clone(),
+        config: config.streams,
+        uring,
+    };
+    let to_supervisor = report.clone();
+    spawn("streams", move || {
+        let failure = outcome_of(|| thread::run(parts));
+        to_supervisor.send(Report::StreamsStopped(failure));
+    })?;
+    let state = HubState::new(registry, senders, change, streams.clone(), socket.clone());
+    let state = Arc::new(state);
     for (index, (listeners, commands)) in listeners.into_iter().zip(mailboxes).enumerate() {
         let parts = ShardParts {
             index,
@@ -196,15 +213,11 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
             control: state.clone(),
             commands,
             reports: report.clone(),
+            streams: streams.clone(),
         };
         let report = report.clone();
         spawn(&format!("shard-{index}"), move || {
-            // A shard that panics must not leave a hub behind that listens and never answers.
-            let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| shard::run(parts)));
-            let failure = match outcome {
-                Ok(ended) => ended.err().map(|e| e.to_string()),
-                Err(_) => Some("it panicked: this is a fault of the hub, report it".into()),
-            };
+            let failure = outcome_of(|| shard::run(parts));
             report.send(Report::Stopped(index, failure));
         })?;
     }
@@ -258,6 +271,15 @@ fn make_private_directory(socket: &Path) -> io::Result<()> {
     private.then_some(()).ok_or_else(refused)
 }
 
+/// Runs a thread's work; why it failed, if it did. A thread that panics must not leave a hub behind
+/// that listens and never answers.
+fn outcome_of(work: impl FnOnce() -> io::Result<()>) -> Option<String> {
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(ended) => ended.err().map(|e| e.to_string()),
+        Err(_) => Some("it panicked: this is a fault of the hub, report it".into()),
+    }
+}
+
 fn spawn<T: Send + 'static>(
     name: &str,
     f: impl FnOnce() -> T + Send + 'static,
@@ -267,7 +289,19 @@ fn spawn<T: Send + 'static>(
 }
 
 fn listen_tcp(address: SocketAddr, shared: bool) -> Result<OwnedFd, StartError> {
-    tcp_listener(address, shared, LISTEN_BACKLOG).map_err(StartError::Listen)
+    let deadline_ms = monotonic_ms() + BIND_PATIENCE_MS;
+    loop {
+        match tcp_listener(address, shared, LISTEN_BACKLOG) {
+            // The listeners of a hub that was killed live on in its ring, which the kernel takes down
+            // a moment after the process.
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && monotonic_ms() < deadline_ms =>
+            {
+                std::thread::sleep(Duration::from_millis(BIND_AGAIN_MS));
+            }
+            bound => return bound.map_err(StartError::Listen),
+        }
+    }
 }
 
 fn listen_unix(path: &Path, mode: u32) -> Result<OwnedFd, StartError> {

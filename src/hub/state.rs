@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::control::FieldError;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::shard::Command;
+use crate::gateway::stream::{Streams, ToStreams};
 use crate::hub::registry::Registry;
 
 /// The shared state of the control plane.
@@ -20,6 +21,8 @@ pub struct HubState {
     shards: Vec<Sender<Command>>,
     /// Wakes the supervisor, whose next deadline may have changed.
     changed: Sender<()>,
+    /// The way to the streams thread.
+    pub streams: Streams,
     /// Where workers attach.
     pub socket: PathBuf,
 }
@@ -30,6 +33,7 @@ impl HubState {
         registry: Registry,
         shards: Vec<Sender<Command>>,
         changed: Sender<()>,
+        streams: Streams,
         socket: PathBuf,
     ) -> HubState {
         HubState {
@@ -37,6 +41,7 @@ impl HubState {
             news: Condvar::new(),
             shards,
             changed,
+            streams,
             socket,
         }
     }
@@ -71,6 +76,9 @@ impl HubState {
             commands.send(Command::Routes(routes.clone()));
             after.into_iter().for_each(|c| commands.send(c));
         }
+        // After the shards, so that what the streams thread asks of one finds the lane it is about.
+        let workers = registry.incarnations();
+        self.streams.send(ToStreams::Workers(routes, workers));
         self.changed.send(());
         self.news.notify_all();
         Ok(result)

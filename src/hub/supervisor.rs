@@ -3,18 +3,18 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::control::{FieldError, Registration, ToHub, ToWorker, WakeMode};
 use crate::gateway::mailbox::Mailbox;
 use crate::gateway::shard::{Command, Report};
+use crate::gateway::stream::{Incarnation, ToStreams};
 use crate::hub::attach::{Peer, Received};
 use crate::hub::lanes::NewLane;
 use crate::hub::liveness::{Due, Liveness};
+use crate::hub::readiness::{Ready, Sources};
+use crate::hub::registry::Process;
 use crate::hub::state::HubState;
 use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_WORKERS};
 use crate::shm::layout::{ABI_VERSION, Geometry};
@@ -111,45 +111,19 @@ impl Supervisor {
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        let now_ms = monotonic_ms();
-        let next_ms = self.next_deadline_ms();
-        let timeout = (next_ms != u64::MAX).then(|| {
-            // One more millisecond, for the clock is coarse and must have passed the deadline.
-            Duration::from_millis(next_ms.saturating_sub(now_ms) + 1)
-        });
-        let timeout = timeout.map(|t| Timespec {
-            tv_sec: t.as_secs() as i64,
-            tv_nsec: t.subsec_nanos() as i64,
-        });
-        let keys: Vec<u64> = self.peers.keys().copied().collect();
         let accepting =
             !self.stopping && self.peers.len() < MAX_WORKERS && self.accept_again_ms.is_none();
-        let mut fds = vec![
-            watch(self.parts.stop.as_fd(), !self.stopping),
-            watch(self.parts.reports.as_fd(), true),
-            watch(self.parts.changed.as_fd(), true),
-            watch(self.parts.listener.as_fd(), accepting),
-        ];
-        for key in &keys {
-            fds.push(watch(self.peers[key].peer.as_fd(), true));
-            fds.push(watch(self.peers[key].peer.pidfd.as_fd(), true));
-        }
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let up = |at: usize| !fds[at].revents().is_empty();
-        let peers = keys
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| up(4 + 2 * i) || up(5 + 2 * i));
-        Ok(Ready {
-            stop: up(0),
-            reports: up(1),
-            changed: up(2),
-            listener: up(3),
-            peers: peers.map(|(_, key)| *key).collect(),
-        })
+        let sources = Sources {
+            stop: (!self.stopping).then_some(self.parts.stop.as_fd()),
+            reports: self.parts.reports.as_fd(),
+            changed: self.parts.changed.as_fd(),
+            listener: accepting.then_some(self.parts.listener.as_fd()),
+        };
+        let peers = self.peers.iter().map(|(key, connected)| {
+            let peer = &connected.peer;
+            (*key, [peer.as_fd(), peer.pidfd.as_fd()])
+        });
+        sources.wait(peers, monotonic_ms(), self.next_deadline_ms())
     }
 
     fn next_deadline_ms(&self) -> u64 {
@@ -312,7 +286,11 @@ impl Supervisor {
             detail: format!("the hub cannot make the worker's lanes: {error}"),
         };
         let shards = self.parts.state.shards();
-        let lanes = (0..shards).map(|_| NewLane::new(&name, geometry, wake));
+        let worker = Incarnation {
+            name: name.clone(),
+            attach: key,
+        };
+        let lanes = (0..shards).map(|_| NewLane::new(&worker, geometry, wake));
         let (parts, fds): (Vec<_>, Vec<_>) = lanes
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed)?
@@ -324,8 +302,9 @@ impl Supervisor {
             return Ok(());
         };
         let pid = connected.peer.pid;
+        let process = Process { pid, attach: key };
         let attached = self.parts.state.change(|registry, announcement| {
-            let attached = registry.attach(valid, worker_id.as_deref(), pid, stats)?;
+            let attached = registry.attach(valid, worker_id.as_deref(), process, stats)?;
             for (shard, parts) in parts.into_iter().enumerate() {
                 announcement.before(shard, Command::AddLane(attached.index, parts));
             }
@@ -422,6 +401,16 @@ impl Supervisor {
                     self.evict(worker, "it has not answered three pings in a row");
                 }
             }
+            Report::StreamsStopped(failure) => {
+                if let Some(why) = failure {
+                    tracing::error!("the streams thread failed: {why}");
+                    self.failure
+                        .get_or_insert(format!("the streams thread failed: {why}"));
+                    self.stopping = true;
+                }
+                // Not before: what it has to tell workers goes through the shards.
+                self.parts.state.tell_all(|| Command::Stop);
+            }
             Report::Stopped(shard, failure) => {
                 self.running -= 1;
                 if let Some(why) = failure {
@@ -437,7 +426,7 @@ impl Supervisor {
     fn stop(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {
             tracing::info!("stopping: finishing what is in flight");
-            self.parts.state.tell_all(|| Command::Stop);
+            self.parts.state.streams.send(ToStreams::Stop);
         }
     }
 
@@ -458,25 +447,6 @@ impl Supervisor {
             .read(|r| r.get(worker).map(|r| r.name.to_string()))
             .unwrap_or_default()
     }
-}
-
-struct Ready {
-    stop: bool,
-    reports: bool,
-    changed: bool,
-    listener: bool,
-    peers: Vec<u64>,
-}
-
-fn watch(fd: BorrowedFd<'_>, wanted: bool) -> PollFd<'_> {
-    PollFd::from_borrowed_fd(
-        fd,
-        if wanted {
-            PollFlags::IN
-        } else {
-            PollFlags::empty()
-        },
-    )
 }
 
 fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! sleeps on the hub's eventfd. It runs behind the tasks that were ready before it, so that what
 //! they submit in one turn of the loop is published, and the worker woken, once.
 
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
@@ -11,7 +12,7 @@ use std::task::{Context, Poll};
 use monoio::fs::File;
 
 use crate::control::WakeMode;
-use crate::gateway::lane::{Lane, Violation};
+use crate::gateway::lane::{EventFrame, Lane, Violation};
 use crate::limits::COMPLETIONS_PER_TURN;
 use crate::shm::region::Word;
 use crate::sys::futex;
@@ -34,8 +35,14 @@ enum Look {
 
 impl Lane {
     /// Drives the lane until the worker is gone or the lane has drained. `hub_bell` is the eventfd
-    /// the worker rings, `worker_bell` the one it listens to.
-    pub async fn drive(self: Rc<Lane>, hub_bell: OwnedFd, worker_bell: OwnedFd) -> Ended {
+    /// the worker rings, `worker_bell` the one it listens to. `publish` gets its events: frames that
+    /// are still to be [returned](Lane::return_event), and copies of their bytes.
+    pub async fn drive(
+        self: Rc<Lane>,
+        hub_bell: OwnedFd,
+        worker_bell: OwnedFd,
+        publish: impl Fn(VecDeque<(EventFrame, Vec<u8>)>),
+    ) -> Ended {
         let bells = File::from_std(hub_bell.into()).and_then(|hub| {
             let worker = File::from_std(worker_bell.into())?;
             Ok((hub, worker))
@@ -48,7 +55,7 @@ impl Lane {
         let mut buffer = Box::new([0; 8]);
         loop {
             // Awake: look, turn after turn of the event loop, until there is nothing to do.
-            let awake = poll_fn(|cx| match self.look(&mut caller, cx) {
+            let awake = poll_fn(|cx| match self.look(&mut caller, &publish, cx) {
                 Look::Busy => {
                     cx.waker().wake_by_ref();
                     Poll::Pending
@@ -67,7 +74,7 @@ impl Lane {
             // Asleep as far as the worker knows. What arrived before it could know is seen by the
             // first look; what arrives later rings.
             let asleep = poll_fn(|cx| {
-                match self.look(&mut caller, cx) {
+                match self.look(&mut caller, &publish, cx) {
                     Look::Ended(ended) => return Poll::Ready(Err(ended)),
                     Look::Busy => cx.waker().wake_by_ref(),
                     Look::Quiet => {}
@@ -93,6 +100,7 @@ impl Lane {
     fn look<F: Future<Output = Bell>>(
         &self,
         caller: &mut BellRinger<'_, F>,
+        publish: &impl Fn(VecDeque<(EventFrame, Vec<u8>)>),
         cx: &mut Context<'_>,
     ) -> Look {
         {
@@ -112,6 +120,10 @@ impl Lane {
         if turn.room_made {
             self.wake_first_in_line();
         }
+        let events = self.take_events();
+        if !events.is_empty() {
+            publish(events);
+        }
         let asleep = self.core.borrow_mut().publish();
         match self.wake {
             // A worker that is gone is noticed elsewhere.
@@ -130,6 +142,21 @@ impl Lane {
         } else {
             Look::Quiet
         }
+    }
+}
+
+impl Lane {
+    fn take_events(&self) -> VecDeque<(EventFrame, Vec<u8>)> {
+        let mut events = VecDeque::new();
+        let mut core = self.core.borrow_mut();
+        while let Some(frame) = core.take_event_frame() {
+            let mut bytes = Vec::with_capacity(frame.len);
+            // The frame was checked, so there is nothing that could not be copied.
+            self.memory
+                .copy_response(frame.run, 0, frame.len, &mut bytes);
+            events.push_back((frame, bytes));
+        }
+        events
     }
 }
 

@@ -24,6 +24,7 @@ use self::line::{Line, Place};
 use crate::control::WakeMode;
 use crate::gateway::clock::Clock;
 use crate::gateway::stats::LaneStats;
+use crate::gateway::stream::Incarnation;
 use crate::shm::descriptor::{ABORT, Run};
 use crate::shm::layout::{Geometry, Phase};
 use crate::shm::region::{HubSide, LaneMemory, Slots};
@@ -31,8 +32,8 @@ use crate::shm::region::{HubSide, LaneMemory, Slots};
 /// Everything the control plane hands to a shard for a new lane.
 #[derive(Debug)]
 pub struct LaneParts {
-    /// The worker's name.
-    pub name: Arc<str>,
+    /// The worker, and which of its attaches.
+    pub worker: Incarnation,
     /// Both memories.
     pub memory: Arc<LaneMemory<HubSide>>,
     /// Where the lane counts what it does.
@@ -48,7 +49,7 @@ pub struct LaneParts {
 /// A lane, shared by the connections of its shard.
 #[derive(Debug)]
 pub struct Lane {
-    name: Arc<str>,
+    worker: Incarnation,
     clock: Rc<Clock>,
     core: RefCell<LaneCore>,
     geometry: Geometry,
@@ -76,7 +77,7 @@ impl Lane {
     ) -> (Rc<Lane>, OwnedFd, OwnedFd) {
         let core = LaneCore::new(parts.memory.clone(), parts.stats.clone(), timeout_ms);
         let lane = Lane {
-            name: parts.name,
+            worker: parts.worker,
             clock,
             core: RefCell::new(core),
             geometry: parts.memory.geometry(),
@@ -95,7 +96,12 @@ impl Lane {
 
     /// The worker's name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.worker.name
+    }
+
+    /// The worker, and which of its attaches.
+    pub fn incarnation(&self) -> &Incarnation {
+        &self.worker
     }
 
     /// The number and size of the lane's slots.
@@ -169,6 +175,19 @@ impl Lane {
         if self.judge(starved).unwrap_or(false) {
             self.wake_driver();
         }
+    }
+
+    /// Gives a frame of events back to the worker, with what has become of them.
+    pub fn return_event(&self, run: Run, outcome: EventOutcome) {
+        let call = self.core.borrow_mut().return_event(run, outcome);
+        if self.judge(call).unwrap_or(false) {
+            self.wake_driver();
+        }
+    }
+
+    /// The worker has sent events that are none.
+    pub fn refuse_events(&self) {
+        self.judge::<()>(Err(Violation::BadEvents));
     }
 
     /// The worker is gone, or is thrown out: everybody who waits is told.
@@ -448,7 +467,10 @@ mod tests {
         let (_, request) = SharedMemory::create_written_here("test-request", len).unwrap();
         let (_, response) = SharedMemory::create_written_by_peer("test-response", len).unwrap();
         let parts = LaneParts {
-            name: "test".into(),
+            worker: Incarnation {
+                name: "test".into(),
+                attach: 1,
+            },
             memory: Arc::new(LaneMemory::new(request, response, geometry).unwrap()),
             stats: Arc::new(LaneStats::new(16)),
             hub_doorbell: EventFd::new(false).unwrap().into(),

@@ -80,7 +80,6 @@ impl LaneCore {
     /// [`LaneCore::return_event`], and holds the worker's slots for as long: that is what slows down a
     /// worker that sends more than is taken.
     // Called by whoever serves the streams.
-    #[allow(dead_code)]
     pub fn take_event_frame(&mut self) -> Option<EventFrame> {
         self.event_frames.pop_front()
     }

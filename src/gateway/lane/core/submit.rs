@@ -172,7 +172,6 @@ impl LaneCore {
     /// # Errors
     /// The worker does not read its ring.
     // Called by whoever serves the streams.
-    #[allow(dead_code)]
     pub fn return_event(&mut self, run: Run, outcome: EventOutcome) -> Result<bool, Violation> {
         let held_for = self.held_for.get_mut(run.first as usize);
         let Some(held_for) = held_for.filter(|id| **id == EVENTS) else {

@@ -1,0 +1,500 @@
+//! Who listens to what, and what becomes of an event: each is serialised once, recorded where clients
+//! may come back for it, and queued for the members of its group. Nothing here waits, or writes.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::gateway::Routes;
+use crate::gateway::mailbox::Sender;
+use crate::gateway::shard::Command;
+use crate::gateway::stream::delegated::Closing;
+use crate::gateway::stream::socket::Socket;
+use crate::gateway::stream::subscriber::{Feed, Filter, MAX_TALK, Readiness, Subscriber, Tag};
+use crate::gateway::stream::{Client, Published, Reading, StreamConfig, Streams, Wanted};
+use crate::limits::{MAX_HISTORIES_BYTES, MAX_HISTORY_BYTES, MAX_QUEUE_BYTES, MAX_TOPICS};
+use crate::sse::{
+    Event, EventId, Frame, Pushed, Queue, QueueLimits, Resume, SlowPolicy, Topic, TopicLimits,
+    Topics,
+};
+
+/// Milliseconds a client is asked to wait before it reconnects: at least so many,
+const RETRY_MS: u64 = 1_000;
+/// and up to so many more, so that clients of a hub that restarts do not come all at once.
+const RETRY_JITTER_MS: u64 = 2_000;
+/// What ends a chunked body.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
+/// Everything the streams thread knows.
+pub struct Fanout {
+    pub(super) streams: Streams,
+    pub(super) config: StreamConfig,
+    pub(super) shards: Vec<Sender<Command>>,
+    pub(super) routes: Arc<Routes>,
+    /// By name: which attach of the worker is the present one.
+    pub(super) workers: HashMap<Arc<str>, u64>,
+    pub(super) subscribers: Slab<Subscriber>,
+    /// By the number of a delegated connection.
+    pub(super) numbers: HashMap<u64, usize>,
+    /// Delegated connections whose end their worker has not been told of yet.
+    pub(super) closing: HashMap<u64, Closing>,
+    pub(super) path_topics: Topics<()>,
+    pub(super) now_ms: u64,
+    /// Bytes of the events that were queued since everything queued was written last.
+    pub(super) bytes_this_round: usize,
+    everybody: Vec<usize>,
+    channels: HashMap<Rc<str>, Vec<usize>>,
+    pub(super) paths: HashMap<Rc<str>, Vec<usize>>,
+    broadcasts: Topic<Tag>,
+    channel_topics: Topics<Tag>,
+    sequence: u64,
+    /// The state of a linear congruential generator.
+    jitter: u64,
+    /// Subscribers that have something to be written and a socket that takes it.
+    line: VecDeque<usize>,
+    readiness: Arc<Readiness>,
+}
+
+impl Fanout {
+    /// A fan-out without subscribers.
+    pub fn new(
+        streams: Streams,
+        config: StreamConfig,
+        shards: Vec<Sender<Command>>,
+        now_ms: u64,
+    ) -> Fanout {
+        let limits = TopicLimits {
+            events: config.history_events,
+            bytes: MAX_HISTORY_BYTES,
+        };
+        Fanout {
+            streams,
+            config,
+            shards,
+            routes: Arc::new(Routes::default()),
+            workers: HashMap::new(),
+            subscribers: Slab::new(),
+            numbers: HashMap::new(),
+            closing: HashMap::new(),
+            path_topics: Topics::new(MAX_TOPICS, MAX_HISTORIES_BYTES, limits),
+            now_ms,
+            bytes_this_round: 0,
+            everybody: Vec::new(),
+            channels: HashMap::new(),
+            paths: HashMap::new(),
+            broadcasts: Topic::new(limits, 0),
+            channel_topics: Topics::new(MAX_TOPICS, MAX_HISTORIES_BYTES, limits),
+            sequence: 0,
+            jitter: now_ms,
+            line: VecDeque::new(),
+            readiness: Arc::default(),
+        }
+    }
+
+    /// Which sockets are ready.
+    pub fn readiness(&self) -> &Arc<Readiness> {
+        &self.readiness
+    }
+
+    /// A client of `/events`.
+    pub fn subscribe(&mut self, client: Client, reading: Reading, wanted: Wanted) {
+        let filter = Filter::new(&wanted);
+        let last = reading.last_event_id.as_deref();
+        let (epoch, now) = (self.streams.epoch, self.sequence);
+        let mut queue = self.queue(self.config.slow, &reading, true);
+        let feed = match wanted.channel {
+            None => {
+                let feed = Feed::Everybody(filter);
+                go_on(&mut queue, self.broadcasts.resume(last, epoch, now), &feed);
+                feed
+            }
+            Some(channel) => {
+                let channel: Rc<str> = match self.channels.get_key_value(channel.as_str()) {
+                    Some((known, _)) => known.clone(),
+                    None => channel.into(),
+                };
+                let feed = Feed::Channel(channel.clone(), filter);
+                let resume = self.channel_topics.resume(&channel, last, epoch, now);
+                go_on(&mut queue, resume, &feed);
+                feed
+            }
+        };
+        let key = self.enter(queue, feed, reading.chunked);
+        self.connect(key, client);
+    }
+
+    /// Puts a subscriber without a socket into its group.
+    pub(super) fn enter(&mut self, queue: Queue, feed: Feed, chunked: bool) -> usize {
+        let entry = self.subscribers.vacant_entry();
+        let key = entry.key();
+        let group = match &feed {
+            Feed::Everybody(_) => &mut self.everybody,
+            Feed::Channel(name, _) => self.channels.entry(name.clone()).or_default(),
+            Feed::Path(delegated) => self.paths.entry(delegated.path.clone()).or_default(),
+        };
+        let place = group.len() as u32;
+        group.push(key);
+        entry.insert(Subscriber {
+            queue,
+            socket: None,
+            waker: self.readiness.waker(key),
+            feed,
+            place,
+            talk: MAX_TALK,
+            written_ms: self.now_ms,
+            blocked_ms: 0,
+            writing: false,
+            blocked: false,
+            in_line: false,
+            closed: false,
+            doomed: false,
+            chunked,
+        });
+        self.streams.stats.set_subscribers(self.subscribers.len());
+        key
+    }
+
+    /// Gives a subscriber its socket. The head goes before whatever is queued.
+    pub(super) fn connect(&mut self, key: usize, client: Client) {
+        let Ok(socket) = Socket::new(client.socket) else {
+            // No descriptor or memory is left to watch it with; the client sees the connection end.
+            return self.close(key);
+        };
+        let Some(subscriber) = self.subscribers.get_mut(key) else {
+            return;
+        };
+        subscriber.queue.unsent(&client.head);
+        subscriber.socket = Some(Rc::new(socket));
+        // Its first look at the socket leaves the waker there.
+        subscriber.waker.wake_by_ref();
+        self.line_up(key);
+    }
+
+    /// Queues a frame for every member of a group that wants it.
+    pub(super) fn deliver(
+        &mut self,
+        group: Group<'_>,
+        frame: &Rc<Frame>,
+        tag: Option<&Tag>,
+    ) -> Published {
+        let members = match group {
+            Group::Everybody => Some(&self.everybody),
+            Group::Channel(name) => self.channels.get(name),
+            Group::Path(path) => self.paths.get(path),
+        };
+        let mut published = Published::default();
+        let mut overflown = Vec::new();
+        self.bytes_this_round += frame.len();
+        for &key in members.into_iter().flatten() {
+            let subscriber = &mut self.subscribers[key];
+            if !subscriber.feed.wants(tag) {
+                continue;
+            }
+            match subscriber.queue.push(frame) {
+                Pushed::Queued => published.reached += 1,
+                Pushed::Displaced(count) => {
+                    published.reached += 1;
+                    published.dropped += count;
+                }
+                Pushed::Dropped => published.dropped += 1,
+                Pushed::Overflow => {
+                    published.dropped += 1;
+                    overflown.push(key);
+                }
+            }
+            if !subscriber.in_line && !subscriber.blocked && !subscriber.writing {
+                subscriber.in_line = true;
+                self.line.push_back(key);
+            }
+        }
+        overflown.into_iter().for_each(|key| self.close_slow(key));
+        published
+    }
+
+    /// Ends the connection of a subscriber that does not keep up. One that was not even accepted yet
+    /// stays until it is, for its worker is to hear of both.
+    fn close_slow(&mut self, key: usize) {
+        self.streams.stats.count_disconnected_slow();
+        match self.subscribers.get_mut(key) {
+            Some(subscriber) if subscriber.socket.is_none() => subscriber.doomed = true,
+            _ => self.close(key),
+        }
+    }
+
+    /// Queues a frame for one subscriber.
+    pub(super) fn deliver_to(&mut self, key: usize, frame: &Rc<Frame>) -> Published {
+        let mut published = Published::default();
+        self.bytes_this_round += frame.len();
+        match self.subscribers[key].queue.push(frame) {
+            Pushed::Queued => published.reached = 1,
+            Pushed::Displaced(count) => (published.reached, published.dropped) = (1, count),
+            Pushed::Dropped => published.dropped = 1,
+            Pushed::Overflow => {
+                published.dropped = 1;
+                self.close_slow(key);
+                return published;
+            }
+        }
+        self.line_up(key);
+        published
+    }
+
+    /// Sends an event to everybody on `/events`, and to those of its channel.
+    pub fn broadcast(&mut self, source: &str, event_type: &str, data: &str) -> Published {
+        let envelope = Envelope {
+            source,
+            event_type,
+            data,
+        };
+        // A map of three strings is always JSON.
+        let json = simd_json::to_vec(&envelope).unwrap_or_default();
+        let event = Event {
+            name: Some(event_type),
+            id: None,
+            retry_ms: None,
+            data: &json,
+        };
+        if let Err(fault) = event.check() {
+            return Published {
+                fault: Some(fault),
+                ..Published::default()
+            };
+        }
+        let id = self.next_id();
+        let frame = Frame::event(&event, Some(id));
+        let tag = Tag {
+            source: source.into(),
+            event_type: event_type.into(),
+        };
+        let mut published = self.deliver(Group::Everybody, &frame, Some(&tag));
+        // Parsed once, however many listen.
+        if let Some(channel) = channel_of(data) {
+            let more = self.deliver(Group::Channel(&channel), &frame, Some(&tag));
+            published.reached += more.reached;
+            published.dropped += more.dropped;
+            self.channel_topics
+                .record(&channel, id.sequence, tag.clone(), frame.clone());
+        }
+        self.broadcasts.record(id.sequence, tag, frame);
+        self.streams
+            .stats
+            .count_event(published.reached, published.dropped);
+        published
+    }
+
+    /// The id of the next event.
+    pub(super) fn next_id(&mut self) -> EventId {
+        self.sequence += 1;
+        EventId {
+            epoch: self.streams.epoch,
+            sequence: self.sequence,
+        }
+    }
+
+    /// A queue for a new subscriber, with what a stream begins with.
+    pub(super) fn queue(&mut self, policy: SlowPolicy, reading: &Reading, replay: bool) -> Queue {
+        let limits = QueueLimits {
+            events: self.config.queue_events,
+            bytes: MAX_QUEUE_BYTES,
+        };
+        let mut queue = Queue::new(limits, policy, reading.chunked);
+        // Who resumes has an id already, or is given one with the gap.
+        let is_new = reading.last_event_id.is_none();
+        let resume = (is_new && replay && self.config.history_events > 0).then_some(EventId {
+            epoch: self.streams.epoch,
+            sequence: self.sequence,
+        });
+        queue.control(&Frame::opening(self.retry_ms(), resume));
+        queue
+    }
+
+    /// Queues what a client of a delegated path that comes back has missed.
+    pub(super) fn go_on_path(
+        &mut self,
+        queue: &mut Queue,
+        path: &str,
+        last: Option<&str>,
+        feed: &Feed,
+    ) {
+        let (epoch, now) = (self.streams.epoch, self.sequence);
+        go_on(queue, self.path_topics.resume(path, last, epoch, now), feed);
+    }
+
+    /// Whether anybody has something to be written and a socket that takes it.
+    pub fn has_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    /// The next subscriber that has something to be written.
+    pub fn next_in_line(&mut self) -> Option<usize> {
+        while let Some(key) = self.line.pop_front() {
+            let Some(subscriber) = self.subscribers.get_mut(key) else {
+                continue;
+            };
+            subscriber.in_line = false;
+            let ready = !subscriber.closed && !subscriber.blocked && !subscriber.writing;
+            if ready && subscriber.socket.is_some() && !subscriber.queue.is_empty() {
+                return Some(key);
+            }
+        }
+        None
+    }
+
+    /// Puts a subscriber into the line of those with something to write.
+    pub(super) fn line_up(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key) else {
+            return;
+        };
+        if !subscriber.in_line && !subscriber.blocked && !subscriber.writing {
+            subscriber.in_line = true;
+            self.line.push_back(key);
+        }
+    }
+
+    /// Ends a subscriber's connection. Its worker hears of it once.
+    pub fn close(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key).filter(|s| !s.closed) else {
+            return;
+        };
+        subscriber.closed = true;
+        if let Some(socket) = &subscriber.socket {
+            let is_clean = !subscriber.writing && subscriber.queue.is_empty();
+            let farewell = subscriber.chunked && is_clean;
+            socket.close(if farewell { LAST_CHUNK } else { b"" });
+        }
+        self.leave(key);
+        self.forget_delegated(key);
+        if !self.subscribers[key].writing {
+            self.remove(key);
+        }
+    }
+
+    /// Forgets a closed subscriber, once no write of it is under way.
+    pub fn remove(&mut self, key: usize) {
+        self.subscribers.remove(key);
+        if self.subscribers.is_empty() {
+            self.subscribers.shrink_to_fit();
+        }
+        self.streams.stats.set_subscribers(self.subscribers.len());
+    }
+
+    fn leave(&mut self, key: usize) {
+        let Subscriber { place, feed, .. } = &self.subscribers[key];
+        let place = *place as usize;
+        let moved = match feed {
+            Feed::Everybody(_) => take_out(&mut self.everybody, place),
+            Feed::Channel(name, _) => {
+                let name = name.clone();
+                take_out_of(&mut self.channels, &name, place)
+            }
+            Feed::Path(delegated) => {
+                let path = delegated.path.clone();
+                take_out_of(&mut self.paths, &path, place)
+            }
+        };
+        if let Some(moved) = moved {
+            self.subscribers[moved].place = place as u32;
+        }
+    }
+
+    /// The time after which a new subscriber is to reconnect: not the same for all.
+    fn retry_ms(&mut self) -> u64 {
+        self.jitter = self
+            .jitter
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        RETRY_MS + (self.jitter >> 33) % RETRY_JITTER_MS
+    }
+}
+
+/// Who an event is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Group<'a> {
+    /// Everybody on `/events`.
+    Everybody,
+    /// Everybody on `/events/{channel}`.
+    Channel(&'a str),
+    /// Everybody on a delegated path.
+    Path(&'a str),
+}
+
+/// The data of a broadcast event as clients get it.
+#[derive(serde::Serialize)]
+struct Envelope<'a> {
+    source: &'a str,
+    event_type: &'a str,
+    data: &'a str,
+}
+
+/// The channel that an event's data names: the member `channel` of a JSON object, a string.
+fn channel_of(data: &str) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        channel: Option<String>,
+    }
+    if !data.trim_ascii_start().starts_with('{') {
+        return None;
+    }
+    let mut bytes = data.as_bytes().to_vec();
+    simd_json::from_slice::<Named>(&mut bytes).ok()?.channel
+}
+
+/// Queues what a client that comes back has missed, as far as it is remembered and wanted.
+fn go_on<T: AsTag>(queue: &mut Queue, resume: Resume<'_, T>, feed: &Feed) {
+    let entries = match resume {
+        Resume::Live => return,
+        Resume::Replay(entries) => entries,
+        Resume::Gap {
+            gap,
+            resume,
+            entries,
+        } => {
+            queue.control(&Frame::gap(&gap, Some(resume)));
+            entries
+        }
+    };
+    let wanted = entries.filter(|entry| feed.wants(entry.tag.as_tag()));
+    queue.replay(wanted.map(|entry| entry.frame.clone()));
+}
+
+/// What histories keep beside an event.
+trait AsTag {
+    fn as_tag(&self) -> Option<&Tag>;
+}
+
+impl AsTag for Tag {
+    fn as_tag(&self) -> Option<&Tag> {
+        Some(self)
+    }
+}
+
+impl AsTag for () {
+    fn as_tag(&self) -> Option<&Tag> {
+        None
+    }
+}
+
+/// Takes the member at `place` out of a group. Returns who has that place now.
+fn take_out(group: &mut Vec<usize>, place: usize) -> Option<usize> {
+    group.swap_remove(place);
+    let moved = group.get(place).copied();
+    if group.is_empty() {
+        group.shrink_to_fit();
+    }
+    moved
+}
+
+fn take_out_of(
+    groups: &mut HashMap<Rc<str>, Vec<usize>>,
+    name: &Rc<str>,
+    place: usize,
+) -> Option<usize> {
+    let group = groups.get_mut(name)?;
+    let moved = take_out(group, place);
+    if group.is_empty() {
+        groups.remove(name);
+    }
+    moved
+}

@@ -1,0 +1,296 @@
+//! Events on their way in: from control requests, and out of lanes, record by record, so that what
+//! reached the subscribers can be written before more comes.
+
+use std::rc::Rc;
+use std::slice;
+
+use crate::control::StreamOptions;
+use crate::gateway::lane::EventOutcome;
+use crate::gateway::stream::fanout::{Fanout, Group};
+use crate::gateway::stream::subscriber::Feed;
+use crate::gateway::stream::{
+    LaneEvents, Publication, Published, Target, connection_number, path_key,
+};
+use crate::limits::{MAX_EVENT, MAX_QUEUE_BYTES};
+use crate::message::{Method, Params};
+use crate::route::Lookup;
+use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED, Run};
+use crate::shm::events::{EventRecord, EventRecords, EventTarget, encoded_event_len};
+use crate::sse::{Event, Frame};
+
+/// Frames out of one lane, and how far they were gone through.
+pub struct Intake {
+    /// What came.
+    pub events: LaneEvents,
+    /// Bytes of the first frame that are done.
+    done: usize,
+    /// Records that were in them.
+    records: u64,
+    outcome: EventOutcome,
+}
+
+/// What a step through an [`Intake`] has brought.
+pub enum Step {
+    /// One event has been published.
+    Published,
+    /// The next event is for a subscriber that has no room for it now, and soon will.
+    Wait,
+    /// A frame is done, and goes back.
+    Frame(Run, EventOutcome),
+    /// There is nothing left.
+    Empty,
+    /// The worker wrote what are no records, or not as many as it said.
+    Nonsense,
+}
+
+/// Who an event is for, as it is found here.
+enum Address {
+    Everybody,
+    Path(String),
+    /// `None`: an id that this run of the hub never gave out.
+    Connection(Option<u64>),
+}
+
+impl Intake {
+    /// Whether these events come from the same lane, and so have to follow.
+    pub fn is_followed_by(&self, events: &LaneEvents) -> bool {
+        let own = &self.events;
+        own.shard == events.shard && own.index == events.index && own.worker == events.worker
+    }
+
+    /// Everything is still to be done.
+    pub fn new(events: LaneEvents) -> Intake {
+        Intake {
+            events,
+            done: 0,
+            records: 0,
+            outcome: EventOutcome::default(),
+        }
+    }
+}
+
+impl Fanout {
+    /// Publishes an event from a control request.
+    pub fn publish(&mut self, publication: &Publication) -> Published {
+        let Publication {
+            target,
+            event_type,
+            data,
+            id,
+            retry_ms,
+        } = publication;
+        let event = Event {
+            name: Some(event_type),
+            id: id.as_deref(),
+            retry_ms: *retry_ms,
+            data: data.as_bytes(),
+        };
+        match target {
+            Target::Everybody(source) => self.broadcast(source, event_type, data),
+            Target::Path(path) => self.push_to_path(&path_key(path.as_bytes()), &event),
+            Target::Connection(id) => {
+                self.push_to_connection(connection_number(id, self.streams.epoch), &event)
+            }
+        }
+    }
+
+    /// Takes the next event out of a lane's frames.
+    pub fn step(&mut self, intake: &mut Intake) -> Step {
+        let Some((frame, bytes)) = intake.events.frames.front() else {
+            return Step::Empty;
+        };
+        let record = match EventRecords::new(&bytes[intake.done..]).next() {
+            None => {
+                let (run, outcome) = (frame.run, std::mem::take(&mut intake.outcome));
+                if std::mem::take(&mut intake.records) != frame.records {
+                    return Step::Nonsense;
+                }
+                intake.events.frames.pop_front();
+                intake.done = 0;
+                return Step::Frame(run, outcome);
+            }
+            Some(Err(_)) => return Step::Nonsense,
+            Some(Ok(record)) => record,
+        };
+        let address = self.address(record.target);
+        if address
+            .as_ref()
+            .is_some_and(|address| self.has_to_wait(address))
+        {
+            return Step::Wait;
+        }
+        intake.done += encoded_event_len(&record);
+        intake.records += 1;
+        let source = intake.events.worker.name.clone();
+        let published = address.and_then(|address| self.publish_record(&source, address, &record));
+        let outcome = &mut intake.outcome;
+        let Some(published) = published else {
+            outcome.flags |= REFUSED;
+            return Step::Published;
+        };
+        outcome.reached = outcome.reached.saturating_add(published.reached);
+        outcome.dropped = outcome.dropped.saturating_add(published.dropped);
+        for (is_so, flag) in [
+            (published.no_connection, NO_CONNECTION),
+            (published.closing, CLOSING),
+            (published.fault.is_some(), REFUSED),
+        ] {
+            outcome.flags |= if is_so { flag } else { 0 };
+        }
+        Step::Published
+    }
+
+    /// Whether the next event of a lane has to wait.
+    pub fn still_waits(&self, intake: &Intake) -> bool {
+        let frame = intake.events.frames.front();
+        let record = frame.and_then(|(_, bytes)| EventRecords::new(&bytes[intake.done..]).next());
+        let Some(Ok(record)) = record else {
+            return false;
+        };
+        let address = self.address(record.target);
+        address.is_some_and(|address| self.has_to_wait(&address))
+    }
+
+    /// Who the event of a record is for. `None` where a text is no UTF-8.
+    fn address(&self, target: EventTarget<'_>) -> Option<Address> {
+        Some(match target {
+            EventTarget::Broadcast => Address::Everybody,
+            EventTarget::Path(path) => Address::Path(path_key(path)),
+            EventTarget::Connection(id) => {
+                let id = std::str::from_utf8(id).ok()?;
+                Address::Connection(connection_number(id, self.streams.epoch))
+            }
+        })
+    }
+
+    /// A publisher that names whom it sends to is slowed down to what they read, as long as they read
+    /// at all. Nobody waits for one among all who hear a broadcast.
+    fn has_to_wait(&self, address: &Address) -> bool {
+        let members = match address {
+            Address::Everybody | Address::Connection(None) => None,
+            Address::Path(path) => self.paths.get(&**path).map(Vec::as_slice),
+            Address::Connection(Some(number)) => self.numbers.get(number).map(slice::from_ref),
+        };
+        let (now_ms, most) = (self.now_ms, self.config.queue_events);
+        members.into_iter().flatten().any(|&key| {
+            let subscriber = self.subscribers.get(key);
+            subscriber.is_some_and(|s| {
+                let is_full = s.queue.queued_events() >= most
+                    || s.queue.queued_bytes() + MAX_EVENT >= MAX_QUEUE_BYTES;
+                is_full && s.is_worth_waiting_for(now_ms)
+            })
+        })
+    }
+
+    /// `None` where a text is no UTF-8.
+    fn publish_record(
+        &mut self,
+        source: &str,
+        address: Address,
+        record: &EventRecord<'_>,
+    ) -> Option<Published> {
+        let name = std::str::from_utf8(record.name).ok()?;
+        let id = record.id.map(std::str::from_utf8).transpose().ok()?;
+        let event = Event {
+            name: (!name.is_empty()).then_some(name),
+            id,
+            retry_ms: record.retry_ms,
+            data: record.data,
+        };
+        Some(match address {
+            Address::Everybody => {
+                let data = std::str::from_utf8(record.data).ok()?;
+                self.broadcast(source, name, data)
+            }
+            Address::Path(path) => self.push_to_path(&path, &event),
+            Address::Connection(number) => self.push_to_connection(number, &event),
+        })
+    }
+
+    fn push_to_path(&mut self, path: &str, event: &Event<'_>) -> Published {
+        if let Err(fault) = event.check() {
+            return refused(fault);
+        }
+        let members = self.paths.get(path);
+        let options = match members.and_then(|m| m.first()) {
+            Some(&key) => match &self.subscribers[key].feed {
+                Feed::Path(delegated) => delegated.options,
+                _ => StreamOptions::default(),
+            },
+            None => match self.stream_route(path) {
+                // Remembered for whoever comes back for it.
+                Some(options) if options.replay => options,
+                _ => return self.nobody_at(path),
+            },
+        };
+        let frame = self.frame(event, options.replay);
+        let published = self.deliver(Group::Path(path), &frame, None);
+        if let Some(id) = frame.id() {
+            self.path_topics.record(path, id.sequence, (), frame);
+        }
+        self.streams
+            .stats
+            .count_event(published.reached, published.dropped);
+        published
+    }
+
+    fn push_to_connection(&mut self, number: Option<u64>, event: &Event<'_>) -> Published {
+        if let Err(fault) = event.check() {
+            return refused(fault);
+        }
+        let Some(&key) = number.and_then(|number| self.numbers.get(&number)) else {
+            let closing = number.is_some_and(|number| self.closing.contains_key(&number));
+            return Published {
+                closing,
+                no_connection: !closing,
+                ..Published::default()
+            };
+        };
+        // For one connection alone: the topic, which others replay, does not remember it. An id of its
+        // own would be taken for one of the topic's when the client comes back.
+        let is_replayed = match &self.subscribers[key].feed {
+            Feed::Path(delegated) => delegated.options.replay,
+            _ => false,
+        };
+        let id = event.id.filter(|_| !is_replayed);
+        let frame = self.frame(&Event { id, ..*event }, false);
+        let published = self.deliver_to(key, &frame);
+        self.streams
+            .stats
+            .count_event(published.reached, published.dropped);
+        published
+    }
+
+    /// An event as it is sent; numbered where it is remembered.
+    fn frame(&mut self, event: &Event<'_>, replay: bool) -> Rc<Frame> {
+        let id = replay.then(|| self.next_id());
+        Frame::event(event, id)
+    }
+
+    fn nobody_at(&self, path: &str) -> Published {
+        let closing = self.closing.values().any(|c| *c.path == *path);
+        Published {
+            closing,
+            no_connection: !closing,
+            ..Published::default()
+        }
+    }
+
+    /// How the route of a path behaves, if it is a stream.
+    fn stream_route(&self, path: &str) -> Option<StreamOptions> {
+        let found = self
+            .routes
+            .lookup(Method::Get, path.as_bytes(), 0, &mut Params::default());
+        match found {
+            Lookup::Found { target, .. } => target.stream.as_ref().map(|route| route.options),
+            _ => None,
+        }
+    }
+}
+
+fn refused(fault: crate::sse::EventFault) -> Published {
+    Published {
+        fault: Some(fault),
+        ..Published::default()
+    }
+}

@@ -1,0 +1,337 @@
+//! The streams thread: its runtime, its one task, and the order of its work. Messages are taken, what
+//! they queue is written, and only then are more taken: that is how publishing too fast slows down
+//! the publisher, and not whoever listens.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::gateway::mailbox::{Mailbox, Sender};
+use crate::gateway::shard::Command;
+use crate::gateway::stream::fanout::Fanout;
+use crate::gateway::stream::publish::{Intake, Step};
+use crate::gateway::stream::socket::Socket;
+use crate::gateway::stream::writer::{Buffers, Outcome, Writer, Written, write};
+use crate::gateway::stream::{Published, ReplyTo, StreamConfig, Streams, ToStreams};
+use crate::limits::MAX_QUEUE_BYTES;
+use crate::sse::Frame;
+use crate::sys::clock::monotonic_ms;
+use crate::sys::probe::UringSupport;
+use crate::sys::process::memlock_limit;
+
+/// Events that may be queued before what is queued is written; fewer where queues are shorter.
+const EVENTS_PER_ROUND: usize = 16;
+/// Bytes of events after which no further one is queued before what is queued is written. A queue
+/// takes this and the largest of the usual events.
+const BYTES_PER_ROUND: usize = MAX_QUEUE_BYTES / 4;
+/// Entries of the ring's submission queue: every write that can be under way.
+const RING_ENTRIES: u32 = 512;
+/// Time between two looks whether who is waited for still reads.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// Time between two looks at what is due.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the thread is started with.
+pub struct ThreadParts {
+    /// Its own address.
+    pub streams: Streams,
+    /// Where messages come from.
+    pub messages: Mailbox<ToStreams>,
+    /// The way to every shard.
+    pub shards: Vec<Sender<Command>>,
+    /// How to serve.
+    pub config: StreamConfig,
+    /// Which ring flags the kernel takes.
+    pub uring: UringSupport,
+}
+
+/// Runs the thread until it is told to stop.
+///
+/// # Errors
+/// The ring cannot be set up.
+pub fn run(parts: ThreadParts) -> io::Result<()> {
+    let mut uring = tokio_uring::uring_builder();
+    if parts.uring.coop_taskrun {
+        uring.setup_coop_taskrun();
+    }
+    if parts.uring.single_issuer {
+        uring.setup_single_issuer();
+    }
+    let mut builder = tokio_uring::builder();
+    builder.entries(RING_ENTRIES).uring_builder(&uring);
+    let runtime = tokio_uring::Runtime::new(&builder)?;
+    // The one task yields when it has nothing to do, so it needs no budget.
+    runtime.block_on(tokio::task::unconstrained(serve(parts)))
+}
+
+async fn serve(parts: ThreadParts) -> io::Result<()> {
+    let Buffers {
+        buffers,
+        unregistered,
+    } = Buffers::new(memlock_limit().soft);
+    match &unregistered {
+        None => tracing::info!(
+            buffers = buffers.len(),
+            "streams write from registered buffers"
+        ),
+        Some(error) => tracing::warn!(
+            "streams write from plain buffers: the kernel does not register any ({error}). Raise `ulimit -l`, or LimitMEMLOCK= of the service, to 16 MiB"
+        ),
+    }
+    let stats = &parts.streams.stats;
+    stats.set_unregistered(unregistered.map(|error| error.to_string()));
+    let bell = bell(&parts.messages)?;
+    let events_per_round = EVENTS_PER_ROUND.min(parts.config.queue_events);
+    let thread = Thread {
+        writer: Writer::new(write, buffers),
+        fanout: Fanout::new(parts.streams, parts.config, parts.shards, monotonic_ms()),
+        messages: parts.messages,
+        inbox: VecDeque::new(),
+        intake: None,
+        parked: Vec::new(),
+        events_per_round,
+        events_this_round: 0,
+        next_sweep_ms: 0,
+        heartbeat: Frame::comment("keep-alive"),
+        stopping: false,
+    };
+    thread.run(bell).await;
+    Ok(())
+}
+
+// The successor of this constructor is unsafe, and newer than the oldest tokio that serves here. What
+// it asks for holds: the descriptor is owned by the `AsyncFd`, and nobody replaces it.
+#[allow(deprecated)]
+fn bell(messages: &Mailbox<ToStreams>) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(messages.bell()?, Interest::READABLE)
+}
+
+/// `F` is the future of [`write`].
+struct Thread<F> {
+    fanout: Fanout,
+    writer: Writer<F>,
+    messages: Mailbox<ToStreams>,
+    inbox: VecDeque<ToStreams>,
+    /// Frames of a lane that are being gone through.
+    intake: Option<Intake>,
+    /// Frames of lanes whose next event waits for a subscriber.
+    parked: Vec<Intake>,
+    events_per_round: usize,
+    events_this_round: usize,
+    next_sweep_ms: u64,
+    heartbeat: Rc<Frame>,
+    stopping: bool,
+}
+
+impl<F: Future<Output = Written>> Thread<F> {
+    async fn run(mut self, bell: AsyncFd<OwnedFd>) {
+        let mut timer = pin!(sleep(TICK));
+        let mut ticking = true;
+        let mut patience = pin!(sleep(PATIENCE));
+        poll_fn(|cx| {
+            self.fanout.readiness().listen(cx.waker());
+            self.fanout.now_ms = monotonic_ms();
+            // Once: what is begun below does not enter the kernel before this task has returned.
+            self.finish_writes(cx);
+            if self.stopping {
+                self.fanout.close_done();
+            }
+            loop {
+                let mut busy = self.look_at_sockets();
+                busy |= self.tick(timer.as_mut(), &mut ticking, cx);
+                busy |= self.receive(&bell, cx);
+                busy |= self.begin_writes();
+                if !busy {
+                    break;
+                }
+            }
+            self.writer.arm(cx);
+            if !self.parked.is_empty() && patience.as_mut().poll(cx).is_ready() {
+                // Who was waited for may not read any more, which nothing tells of.
+                patience.as_mut().reset(Instant::now() + PATIENCE);
+                cx.waker().wake_by_ref();
+            }
+            if self.stopping && !self.fanout.has_subscribers() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    fn finish_writes(&mut self, cx: &mut Context<'_>) {
+        let fanout = &mut self.fanout;
+        self.writer.poll(cx, |key, outcome| match outcome {
+            Outcome::Whole => fanout.written(key),
+            Outcome::Short(rest) => fanout.written_in_part(key, rest),
+            Outcome::Failed => fanout.write_failed(key),
+        });
+    }
+
+    fn begin_writes(&mut self) -> bool {
+        let mut any = false;
+        while self.writer.has_room()
+            && let Some(key) = self.fanout.next_in_line()
+        {
+            any |= self.fanout.begin_write(key, |socket: &Rc<Socket>, fill| {
+                self.writer.begin(key, socket, fill)
+            });
+        }
+        any
+    }
+
+    fn look_at_sockets(&mut self) -> bool {
+        let ready = self.fanout.readiness().take();
+        ready
+            .iter()
+            .for_each(|key| self.fanout.look_at_socket(*key));
+        !ready.is_empty()
+    }
+
+    /// Takes messages, as long as what they queue is written in between.
+    fn receive(&mut self, bell: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> bool {
+        let mut any = false;
+        loop {
+            // Who is being written to is not in the line, and yet has a queue that can overflow.
+            if !self.fanout.has_line() && self.writer.is_idle() {
+                self.events_this_round = 0;
+                self.fanout.bytes_this_round = 0;
+            } else if self.events_this_round >= self.events_per_round
+                || self.fanout.bytes_this_round >= BYTES_PER_ROUND
+            {
+                return any;
+            }
+            if self.intake.is_some() {
+                self.take_from_lane();
+            } else if self.take_parked() {
+            } else if let Some(message) = self.inbox.pop_front() {
+                self.obey(message);
+            } else if let Poll::Ready(rung) = bell.poll_read_ready(cx) {
+                // Cleared before the mailbox is emptied, so that what comes meanwhile rings again.
+                if let Ok(mut rung) = rung {
+                    rung.clear_ready();
+                }
+                self.inbox.extend(self.messages.take());
+            } else {
+                return any;
+            }
+            any = true;
+        }
+    }
+
+    fn obey(&mut self, message: ToStreams) {
+        let fanout = &mut self.fanout;
+        match message {
+            // Whoever is still handed over sees the connection end, and a worker its hub.
+            ToStreams::Subscribe(..)
+            | ToStreams::Announce(_)
+            | ToStreams::Accept(..)
+            | ToStreams::Events(_)
+                if self.stopping => {}
+            ToStreams::Subscribe(client, reading, wanted) => {
+                fanout.subscribe(*client, reading, wanted);
+            }
+            ToStreams::Announce(announced) => fanout.announce(*announced),
+            ToStreams::Accept(number, client) => fanout.accept(number, *client),
+            ToStreams::Withdraw(number) => fanout.withdraw(number),
+            ToStreams::Told(number) => fanout.told(number),
+            ToStreams::Inherited(number, worker, outcome) => {
+                fanout.inherited(number, worker, outcome);
+            }
+            ToStreams::Events(mut events) => {
+                let parked = self.parked.iter_mut().find(|p| p.is_followed_by(&events));
+                match parked {
+                    Some(parked) => parked.events.frames.append(&mut events.frames),
+                    None => self.intake = Some(Intake::new(events)),
+                }
+            }
+            ToStreams::Publish(_, ReplyTo { shard, ticket }) if self.stopping => {
+                let published = Published {
+                    closing: true,
+                    ..Published::default()
+                };
+                fanout.shards[shard].send(Command::Published(ticket, published));
+            }
+            ToStreams::Publish(publication, ReplyTo { shard, ticket }) => {
+                let published = fanout.publish(&publication);
+                self.events_this_round += 1;
+                fanout.shards[shard].send(Command::Published(ticket, published));
+            }
+            ToStreams::Workers(routes, workers) => fanout.set_workers(routes, workers),
+            ToStreams::Stop => {
+                // What is queued is still written; nothing more is taken.
+                self.stopping = true;
+                fanout.close_done();
+            }
+        }
+    }
+
+    /// Goes on with a lane whose next event need not wait any more.
+    fn take_parked(&mut self) -> bool {
+        let ready = self
+            .parked
+            .iter()
+            .position(|parked| !self.fanout.still_waits(parked));
+        self.intake = ready.map(|at| self.parked.remove(at));
+        self.intake.is_some()
+    }
+
+    fn take_from_lane(&mut self) {
+        let Some(intake) = &mut self.intake else {
+            return;
+        };
+        let (index, attach) = (intake.events.index, intake.events.worker.attach);
+        let shard = self.fanout.shards[intake.events.shard].clone();
+        match self.fanout.step(intake) {
+            Step::Published => self.events_this_round += 1,
+            Step::Wait => self.parked.extend(self.intake.take()),
+            Step::Frame(run, outcome) => {
+                shard.send(Command::EventsTaken(index, attach, run, outcome));
+            }
+            Step::Empty => self.intake = None,
+            Step::Nonsense => {
+                shard.send(Command::BadEvents(index, attach));
+                self.intake = None;
+            }
+        }
+    }
+
+    /// Heartbeats, sweeps and deadlines, once a second while there is anybody.
+    fn tick(
+        &mut self,
+        mut timer: Pin<&mut Sleep>,
+        ticking: &mut bool,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if !std::mem::replace(ticking, self.fanout.has_subscribers()) {
+            if *ticking {
+                timer.as_mut().reset(Instant::now() + TICK);
+            } else {
+                return false;
+            }
+        }
+        if timer.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        timer.as_mut().reset(Instant::now() + TICK);
+        self.fanout.beat(&self.heartbeat);
+        self.fanout.drop_orphans();
+        let interval_ms = self.fanout.config.sweep_interval_ms;
+        if interval_ms > 0 && self.fanout.now_ms >= self.next_sweep_ms {
+            self.next_sweep_ms = self.fanout.now_ms + interval_ms;
+            self.fanout.sweep();
+        }
+        // The timer is polled again, or it would not wake this task.
+        true
+    }
+}
