@@ -1,6 +1,9 @@
 //! The demo: a hub, and a worker in a process of its own whose routes show what workers can do.
 //! Measurements and tests rely on these routes.
 
+mod page;
+mod ticks;
+
 use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,6 +13,7 @@ use bytes::Bytes;
 
 use crate::cli::Failure;
 use crate::cli::args::DemoWorkerArgs;
+use crate::cli::demo::page::root;
 use crate::cli::serve::{print, start};
 use crate::hub::HubConfig;
 use crate::message::Method;
@@ -43,6 +47,7 @@ pub fn demo(config: HubConfig) -> Result<(), Failure> {
     print(&format!("demo worker attached (pid {})\n", worker.id()))?;
     if let Some(address) = hub.tcp.first() {
         print(&format!("try: curl http://{address}/hello\n"))?;
+        print(&format!("or open http://{address}/ in a browser\n"))?;
     }
     let result = hub.wait().map_err(Failure::failed);
     dismiss(worker).map_err(Failure::failed)?;
@@ -80,6 +85,8 @@ pub fn worker(args: &DemoWorkerArgs) -> Result<(), Failure> {
     if let Some(socket) = &args.socket {
         worker = worker.socket(socket);
     }
+    let ticks = ticks::route(worker.events());
+    worker = worker.sse_route(ticks::PATH, ticks);
     if let Some(threads) = args.threads {
         return blocking_routes(worker.threads(threads))
             .run()
@@ -192,13 +199,6 @@ fn bytes(req: &Request) -> Response {
     Response::ok()
         .header("content-type", "application/octet-stream")
         .chunks(parts)
-}
-
-fn root(req: &Request) -> Response {
-    Response::text(format!(
-        "{} / answered by the slotway demo worker\n",
-        req.method()
-    ))
 }
 
 fn number(req: &Request, name: &str) -> Result<u64, Response> {
