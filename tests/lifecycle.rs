@@ -250,6 +250,23 @@ fn a_hub_told_to_stop_finishes_what_is_in_flight() {
 }
 
 #[test]
+fn the_port_of_a_hub_is_free_when_it_is_gone() {
+    let mut hub = Hub::start();
+    let port = hub.address.port();
+    for _ in 0..5 {
+        // One that rests, and one that the hub owns.
+        let mut resting = hub.connect();
+        assert_eq!(resting.get("/health").status, 200);
+        let mut stream = hub.connect();
+        stream.request("GET", "/events", "", b"");
+        assert_eq!(stream.head().expect("a head").status, 200);
+        assert_eq!(hub.stop().code(), Some(0));
+        hub = HubOptions::new().port(port).start_in(hub.into_dir());
+        assert_eq!(hub.address.port(), port);
+    }
+}
+
+#[test]
 fn a_worker_told_to_stop_finishes_what_is_in_flight() {
     let hub = Hub::start();
     let mut worker = hub.worker_with("demo", &["--threads", "4"]);

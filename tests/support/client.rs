@@ -126,6 +126,17 @@ impl Client {
         Client::over(Stream::Tcp(stream))
     }
 
+    /// A connection over TCP that takes little before it is read from.
+    pub fn with_small_window(address: SocketAddr) -> Client {
+        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        connect(&socket, &address).expect("the hub accepts");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        Client::over(Stream::Tcp(stream))
+    }
+
     /// A connection over a Unix socket.
     pub fn unix(path: &Path) -> Client {
         let stream = UnixStream::connect(path).expect("the hub accepts");

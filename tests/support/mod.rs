@@ -3,12 +3,19 @@
 // Each test file compiles this module for itself and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod chromium;
 pub mod client;
 pub mod hub;
 pub mod pattern;
 pub mod process;
+pub mod proxy;
+pub mod push_worker;
 pub mod scratch;
+pub mod sse;
+pub mod stream_jobs;
+pub mod stream_worker;
 pub mod test_worker;
+pub mod tools;
 
 use std::time::{Duration, Instant};
 
