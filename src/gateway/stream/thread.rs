@@ -115,7 +115,7 @@ fn bell(messages: &Mailbox<ToStreams>) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(messages.bell()?, Interest::READABLE)
 }
 
-/// `F` is the future of [`write`].
+/// `F` is the future of [`write()`].
 struct Thread<F> {
     fanout: Fanout,
     writer: Writer<F>,

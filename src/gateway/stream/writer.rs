@@ -122,7 +122,7 @@ pub enum Outcome<'a> {
     Failed,
 }
 
-/// The writes under way. `F` is the future of [`write`].
+/// The writes under way. `F` is the future of [`write()`].
 pub struct Writer<F> {
     begin: fn(Rc<Socket>, Buffer, usize) -> F,
     slots: Vec<Slot<F>>,
@@ -143,7 +143,7 @@ struct Slot<F> {
 }
 
 impl<F: Future<Output = Written>> Writer<F> {
-    /// A writer with these buffers; `begin` is [`write`].
+    /// A writer with these buffers; `begin` is [`write()`].
     pub fn new(begin: fn(Rc<Socket>, Buffer, usize) -> F, buffers: Vec<Buffer>) -> Writer<F> {
         let slot = |buffer| Slot {
             write: Box::pin(None),
