@@ -233,15 +233,7 @@ impl Shard {
                     self.reports.send(Report::PingMissed(self.index, worker));
                 }
             }),
-            Command::Notify(notice) => {
-                let shard = self.clone();
-                self.notices.set(self.notices.get() + 1);
-                monoio::spawn(async move {
-                    shard.notify(*notice).await;
-                    shard.notices.set(shard.notices.get() - 1);
-                    shard.wake_if_done();
-                });
-            }
+            Command::Notify(notice) => self.begin_notice(*notice),
             Command::Published(ticket, published) => {
                 if let Some(reply) = self.replies.borrow_mut().get_mut(ticket) {
                     reply.published = Some(published);
@@ -257,6 +249,11 @@ impl Shard {
             Command::Stop => {
                 self.stopping.set(true);
                 self.stop_by_ms.set(self.clock.now_ms() + STOP_MS);
+                // The streams thread has answered what it was asked, and has ended.
+                for (_, reply) in self.replies.borrow_mut().iter_mut() {
+                    reply.published.get_or_insert_with(Published::closing);
+                    reply.waker.iter().for_each(Waker::wake_by_ref);
+                }
                 self.watches.stop_resting();
                 self.ticker.hasten();
             }
@@ -270,6 +267,17 @@ impl Shard {
         }
     }
 
+    /// Tells a worker about a connection, in a task that a stopping shard waits for.
+    pub(super) fn begin_notice(self: &Rc<Self>, notice: Notice) {
+        let shard = self.clone();
+        self.notices.set(self.notices.get() + 1);
+        monoio::spawn(async move {
+            shard.notify(notice).await;
+            shard.notices.set(shard.notices.get() - 1);
+            shard.wake_if_done();
+        });
+    }
+
     /// A frame of events may come back when the worker's place has been taken by another.
     fn with_attach(&self, worker: usize, attach: u64, f: impl FnOnce(&Lane)) {
         self.with_lane(worker, |lane| {
@@ -281,6 +289,9 @@ impl Shard {
 
     /// Publishes an event for a control request. Waits until it is queued for whom it is for.
     pub(super) async fn publish(&self, publication: Publication) -> Published {
+        if self.stopping.get() {
+            return Published::closing();
+        }
         let ticket = self.replies.borrow_mut().insert(Reply::default());
         let reply_to = ReplyTo {
             shard: self.index,

@@ -106,6 +106,13 @@ pub fn answer(publication: &Publication, published: &Published) -> ControlAnswer
         return bad_field(wrong(field, &fault.to_string()));
     }
     if matches!(publication.target, Target::Everybody(_)) {
+        if published.closing {
+            return problem(Problem::new(
+                503,
+                "the hub is stopping, and the event went to nobody",
+                "Emit it again when the hub is back.",
+            ));
+        }
         return json(200, &BTreeMap::<&str, &str>::new());
     }
     match published {

@@ -156,6 +156,11 @@ impl Lane {
         ))
     }
 
+    /// Whether an exchange of so many slots can be opened at all, in an empty lane.
+    pub fn may_ever_begin(&self, slots: usize) -> bool {
+        slots <= LaneCore::most_to_begin(self.geometry)
+    }
+
     /// Gives back slots that were not submitted.
     pub fn release(&self, slots: Slots) {
         self.core.borrow_mut().release(slots);

@@ -15,7 +15,7 @@ use crate::gateway::lane::{Lane, RequestFrame};
 use crate::gateway::shard::Shard;
 use crate::gateway::stream::{Inheritance, News, Notice, StreamRequest, ToStreams, path_key};
 use crate::http::parse_head;
-use crate::limits::{CONNECT_TIMEOUT_MS, MAX_RESPONSE_HEAD};
+use crate::limits::{CONNECT_TIMEOUT_MS, MAX_EVENT_ID, MAX_RESPONSE_HEAD};
 use crate::message::{Method, Params, RequestHead};
 use crate::route::Lookup;
 use crate::shm::codec::{
@@ -25,7 +25,7 @@ use crate::shm::descriptor::END;
 use crate::shm::layout::body_offset;
 use crate::urlencoded;
 
-/// Longest body of a refusal that is passed on.
+/// Longest body of a refusal; a longer one is no answer.
 const MAX_REFUSAL: usize = 256 * 1024;
 
 /// What is said to a worker about a connection.
@@ -174,17 +174,16 @@ impl Shard {
         let (shard, request, waiting) = (self.clone(), request.clone(), asked.clone());
         monoio::spawn(async move {
             let worker = shown.lane.incarnation().clone();
-            let said = converse(&shown).await;
+            let said = converse(&shown, u64::MAX, || waiting.unwanted.get()).await;
             if !waiting.unwanted.get() {
                 waiting.answer(said);
             } else if matches!(said, Said::Answer { status: 200, .. }) {
-                let notice = Notice {
+                shard.begin_notice(Notice {
                     number,
                     worker,
                     request,
                     news: News::Ended(0),
-                };
-                shard.notify(notice).await;
+                });
             }
         });
         let said = poll_fn(|cx| {
@@ -216,11 +215,18 @@ impl Shard {
         };
         let outcome = match self.show(&request, number, word) {
             // A successor has not heard of what its predecessor accepted.
-            Ok(shown) if *shown.lane.incarnation() == worker => match converse(&shown).await {
-                Said::Answer { status: 200, .. } => Inheritance::Taken,
-                Said::Answer { .. } | Said::Nonsense => Inheritance::Refused,
-                Said::Gone => Inheritance::Unanswered,
-            },
+            Ok(shown) if *shown.lane.incarnation() == worker => {
+                // Whether it takes a connection is heard however late; of an end it only has to know.
+                let deadline_ms = match news {
+                    News::Inherited => u64::MAX,
+                    News::Ended(_) => self.clock.now_ms() + self.config.timeout_ms,
+                };
+                match converse(&shown, deadline_ms, || false).await {
+                    Said::Answer { status: 200, .. } => Inheritance::Taken,
+                    Said::Answer { .. } | Said::Nonsense => Inheritance::Refused,
+                    Said::Gone => Inheritance::Unanswered,
+                }
+            }
             Ok(shown) if shown.lane.incarnation().name != worker.name => Inheritance::Refused,
             Ok(_) | Err(Hidden::NoWorker) => Inheritance::Unanswered,
             Err(Hidden::NoStream) => Inheritance::Refused,
@@ -241,21 +247,19 @@ impl Asked {
     }
 }
 
-impl Shown {
-    /// Says it, whatever the answer.
-    pub async fn tell(&self) {
-        converse(self).await;
-    }
-}
-
-/// Says it, and hears the whole answer.
-async fn converse(shown: &Shown) -> Said {
+/// Says it, and hears the whole answer, which is due at `deadline_ms`. It is not said any more where
+/// `unwanted` says so before there is a slot for it.
+async fn converse(shown: &Shown, deadline_ms: u64, unwanted: impl Fn() -> bool) -> Said {
     let lane = &shown.lane;
     let geometry = lane.geometry();
     let body_at = body_offset(shown.head.len());
     let len = body_at + shown.body.len();
-    let Ok((exchange, mut slots)) = lane.begin(geometry.slots_for(len), false, || false).await
-    else {
+    let count = geometry.slots_for(len);
+    if !lane.may_ever_begin(count) {
+        // Whoever waits in front of the line for what never comes holds up everybody.
+        return Said::Nonsense;
+    }
+    let Ok((exchange, mut slots)) = lane.begin(count, false, unwanted).await else {
         return Said::Gone;
     };
     let room = lane.memory().bytes_mut(&mut slots);
@@ -271,17 +275,17 @@ async fn converse(shown: &Shown) -> Said {
         total: Some(shown.body.len() as u64),
         flags: END,
     };
-    // However late the answer, it is heard.
-    exchange.submit(slots, frame, u64::MAX);
+    exchange.submit(slots, frame, deadline_ms);
     let (mut head, mut body) = (Vec::new(), Vec::new());
     loop {
         let Ok(frame) = exchange.next_frame().await else {
             return Said::Gone;
         };
         let memory = lane.memory();
-        let copied = memory.copy_response(frame.run, 0, frame.head_len, &mut head)
-            && (body.len() + frame.body_len > MAX_REFUSAL
-                || memory.copy_response(frame.run, frame.body_at, frame.body_len, &mut body));
+        let fits = body.len() + frame.body_len <= MAX_REFUSAL;
+        let copied = fits
+            && memory.copy_response(frame.run, 0, frame.head_len, &mut head)
+            && memory.copy_response(frame.run, frame.body_at, frame.body_len, &mut body);
         lane.return_frame(frame.run);
         if !copied || frame.abort {
             return Said::Nonsense;
@@ -320,4 +324,9 @@ pub fn last_event_id(head: &RequestHead, raw: &[u8]) -> Option<String> {
                 .map(|(_, value)| value.into_owned())
         })
         .filter(|id| !id.is_empty())
+        .map(|id| {
+            // One that is too long is none of the hub's, and still shows that there was one.
+            let end = id.floor_char_boundary(MAX_EVENT_ID);
+            id[..end].to_owned()
+        })
 }

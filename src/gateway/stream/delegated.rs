@@ -115,15 +115,15 @@ impl Fanout {
     pub fn inherited(&mut self, number: u64, worker: Incarnation, outcome: Inheritance) {
         let Some((key, delegated)) = self.delegated(number) else {
             // It ended while the successor was asked.
-            let held_back = self
-                .closing
-                .get_mut(&number)
-                .and_then(|c| c.held_back.take());
+            let closing = self.closing.get_mut(&number);
+            let held_back = closing.and_then(|c| {
+                // Another successor may have been asked before this one.
+                c.held_back.take_if(|(_, notice)| notice.worker == worker)
+            });
             match (held_back, outcome) {
-                (Some((shard, notice)), Inheritance::Taken) if notice.worker == worker => {
-                    self.send(shard, notice);
-                }
-                _ => self.told(number),
+                (Some((shard, notice)), Inheritance::Taken) => self.send(shard, notice),
+                (Some(_), _) => self.told(number),
+                (None, _) => {}
             }
             return;
         };
@@ -172,7 +172,9 @@ impl Fanout {
             return;
         };
         let worker = &delegated.worker;
-        if self.workers.get(&worker.name) != Some(&worker.attach) {
+        let is_present = self.workers.get(&worker.name) == Some(&worker.attach);
+        let knows_of_it = delegated.orphan_since_ms.is_none() || delegated.asked;
+        if !is_present || !knows_of_it {
             return;
         }
         let notice = Notice {
@@ -196,7 +198,8 @@ impl Fanout {
     /// A connection's worker is not the present one: the present one is shown it, or it waits.
     fn orphan(&mut self, key: usize) {
         let now_ms = self.now_ms;
-        let Feed::Path(delegated) = &mut self.subscribers[key].feed else {
+        let subscriber = self.subscribers.get_mut(key);
+        let Some(Feed::Path(delegated)) = subscriber.map(|s| &mut s.feed) else {
             return;
         };
         delegated.orphan_since_ms.get_or_insert(now_ms);

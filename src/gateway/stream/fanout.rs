@@ -16,8 +16,7 @@ use crate::gateway::stream::subscriber::{Feed, Filter, MAX_TALK, Readiness, Subs
 use crate::gateway::stream::{Client, Published, Reading, StreamConfig, Streams, Wanted};
 use crate::limits::{MAX_HISTORIES_BYTES, MAX_HISTORY_BYTES, MAX_QUEUE_BYTES, MAX_TOPICS};
 use crate::sse::{
-    Event, EventId, Frame, Pushed, Queue, QueueLimits, Resume, SlowPolicy, Topic, TopicLimits,
-    Topics,
+    EventId, Frame, Pushed, Queue, QueueLimits, Resume, SlowPolicy, Topic, TopicLimits, Topics,
 };
 
 /// Milliseconds a client is asked to wait before it reconnects: at least so many,
@@ -47,8 +46,8 @@ pub struct Fanout {
     everybody: Vec<usize>,
     channels: HashMap<Rc<str>, Vec<usize>>,
     pub(super) paths: HashMap<Rc<str>, Vec<usize>>,
-    broadcasts: Topic<Tag>,
-    channel_topics: Topics<Tag>,
+    pub(super) broadcasts: Topic<Tag>,
+    pub(super) channel_topics: Topics<Tag>,
     sequence: u64,
     /// The state of a linear congruential generator.
     jitter: u64,
@@ -216,10 +215,13 @@ impl Fanout {
     /// Ends the connection of a subscriber that does not keep up. One that was not even accepted yet
     /// stays until it is, for its worker is to hear of both.
     fn close_slow(&mut self, key: usize) {
+        let Some(subscriber) = self.subscribers.get_mut(key).filter(|s| !s.doomed) else {
+            return;
+        };
+        subscriber.doomed = true;
         self.streams.stats.count_disconnected_slow();
-        match self.subscribers.get_mut(key) {
-            Some(subscriber) if subscriber.socket.is_none() => subscriber.doomed = true,
-            _ => self.close(key),
+        if subscriber.socket.is_some() {
+            self.close(key);
         }
     }
 
@@ -238,49 +240,6 @@ impl Fanout {
             }
         }
         self.line_up(key);
-        published
-    }
-
-    /// Sends an event to everybody on `/events`, and to those of its channel.
-    pub fn broadcast(&mut self, source: &str, event_type: &str, data: &str) -> Published {
-        let envelope = Envelope {
-            source,
-            event_type,
-            data,
-        };
-        // A map of three strings is always JSON.
-        let json = simd_json::to_vec(&envelope).unwrap_or_default();
-        let event = Event {
-            name: Some(event_type),
-            id: None,
-            retry_ms: None,
-            data: &json,
-        };
-        if let Err(fault) = event.check() {
-            return Published {
-                fault: Some(fault),
-                ..Published::default()
-            };
-        }
-        let id = self.next_id();
-        let frame = Frame::event(&event, Some(id));
-        let tag = Tag {
-            source: source.into(),
-            event_type: event_type.into(),
-        };
-        let mut published = self.deliver(Group::Everybody, &frame, Some(&tag));
-        // Parsed once, however many listen.
-        if let Some(channel) = channel_of(data) {
-            let more = self.deliver(Group::Channel(&channel), &frame, Some(&tag));
-            published.reached += more.reached;
-            published.dropped += more.dropped;
-            self.channel_topics
-                .record(&channel, id.sequence, tag.clone(), frame.clone());
-        }
-        self.broadcasts.record(id.sequence, tag, frame);
-        self.streams
-            .stats
-            .count_event(published.reached, published.dropped);
         published
     }
 
@@ -418,27 +377,6 @@ pub enum Group<'a> {
     Channel(&'a str),
     /// Everybody on a delegated path.
     Path(&'a str),
-}
-
-/// The data of a broadcast event as clients get it.
-#[derive(serde::Serialize)]
-struct Envelope<'a> {
-    source: &'a str,
-    event_type: &'a str,
-    data: &'a str,
-}
-
-/// The channel that an event's data names: the member `channel` of a JSON object, a string.
-fn channel_of(data: &str) -> Option<String> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        channel: Option<String>,
-    }
-    if !data.trim_ascii_start().starts_with('{') {
-        return None;
-    }
-    let mut bytes = data.as_bytes().to_vec();
-    simd_json::from_slice::<Named>(&mut bytes).ok()?.channel
 }
 
 /// Queues what a client that comes back has missed, as far as it is remembered and wanted.

@@ -7,10 +7,13 @@ use std::sync::Arc;
 
 use crate::gateway::connection::{Connection, Next};
 use crate::gateway::input::ReadDone;
+use crate::gateway::lane::{Failure, Lane};
 use crate::gateway::output::Manner;
 use crate::gateway::problem::Problem;
 use crate::gateway::stream::connect::{Said, Word};
-use crate::gateway::stream::{Announced, Client, Reading, StreamRequest, ToStreams, Wanted};
+use crate::gateway::stream::{
+    Announced, Client, News, Notice, Reading, StreamRequest, ToStreams, Wanted,
+};
 use crate::http::{BodyFraming, HeadBounds, WorkerHeadFault};
 use crate::message::Version;
 
@@ -78,7 +81,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     // Where no descriptor is left, the worker hears of a connection that has ended.
                     match self.leave(head) {
                         Some(client) => streams.send(ToStreams::Accept(number, Box::new(client))),
-                        None => self.give_up(&request, number).await,
+                        None => self.give_up(&lane, request, number),
                     }
                     return Next::Drop;
                 }
@@ -88,7 +91,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                         "an accepted stream has a head that is no HTTP: {fault}"
                     );
                     lane.stats().count_violation();
-                    self.give_up(&request, number).await;
+                    self.give_up(&lane, request, number);
                     return self.refuse(Problem::bad_answer(worker), manner).await;
                 }
             }
@@ -118,19 +121,22 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             },
             Some(Said::Nonsense) => self.refuse(Problem::bad_answer(worker), manner).await,
             Some(Said::Gone) => {
-                let problem = Problem::failed(crate::gateway::lane::Failure::WorkerGone, worker);
+                let problem = Problem::failed(Failure::WorkerGone, worker);
                 self.refuse(problem, manner).await
             }
             None => self.refuse(Problem::connect_timeout(worker), manner).await,
         }
     }
 
-    /// A worker has accepted what cannot be handed over.
-    async fn give_up(&self, request: &StreamRequest, number: u64) {
+    /// A worker has accepted what cannot be handed over: it hears that the connection has ended.
+    fn give_up(&self, lane: &Lane, request: StreamRequest, number: u64) {
         self.shard.streams.send(ToStreams::Withdraw(number));
-        if let Ok(shown) = self.shard.show(request, number, Word::Ended(0)) {
-            shown.tell().await;
-        }
+        self.shard.begin_notice(Notice {
+            number,
+            worker: lane.incarnation().clone(),
+            request,
+            news: News::Ended(0),
+        });
     }
 
     fn stream_head(&self, fields: &[u8], manner: Manner) -> Result<Vec<u8>, WorkerHeadFault> {

@@ -5,6 +5,7 @@
 //! The way of an event: a worker's lane or a control request → [`ToStreams`] → `fanout` → a queue for
 //! each subscriber (`sse::Queue`) → `writer` → the socket.
 
+pub mod broadcast;
 pub mod connect;
 pub mod delegated;
 pub mod fanout;
@@ -252,6 +253,16 @@ pub struct Published {
     pub closing: bool,
     /// The rule it breaks; it went to nobody.
     pub fault: Option<EventFault>,
+}
+
+impl Published {
+    /// The hub stops, and the event goes to nobody.
+    pub fn closing() -> Published {
+        Published {
+            closing: true,
+            ..Published::default()
+        }
+    }
 }
 
 /// An event from a control request.

@@ -99,7 +99,9 @@ pub struct Delegated {
 impl Subscriber {
     /// Whether a publisher may be asked to wait for it: it has no room, but may soon.
     pub fn is_worth_waiting_for(&self, now_ms: u64) -> bool {
-        self.blocked && now_ms < self.blocked_ms + PATIENCE_MS
+        // Who is being written to, or is next to be, has room in a moment.
+        let is_served = self.socket.is_some() && (self.writing || self.in_line);
+        is_served || (self.blocked && now_ms < self.blocked_ms + PATIENCE_MS)
     }
 }
 

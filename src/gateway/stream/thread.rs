@@ -30,6 +30,8 @@ use crate::sys::process::memlock_limit;
 
 /// Events that may be queued before what is queued is written; fewer where queues are shorter.
 const EVENTS_PER_ROUND: usize = 16;
+/// Events that may be taken before the runtime looks at sockets and timers.
+const EVENTS_PER_TURN: usize = 256;
 /// Bytes of events after which no further one is queued before what is queued is written. A queue
 /// takes this and the largest of the usual events.
 const BYTES_PER_ROUND: usize = MAX_QUEUE_BYTES / 4;
@@ -100,6 +102,7 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
         parked: Vec::new(),
         events_per_round,
         events_this_round: 0,
+        events_this_turn: 0,
         next_sweep_ms: 0,
         heartbeat: Frame::comment("keep-alive"),
         stopping: false,
@@ -127,6 +130,7 @@ struct Thread<F> {
     parked: Vec<Intake>,
     events_per_round: usize,
     events_this_round: usize,
+    events_this_turn: usize,
     next_sweep_ms: u64,
     heartbeat: Rc<Frame>,
     stopping: bool,
@@ -140,6 +144,7 @@ impl<F: Future<Output = Written>> Thread<F> {
         poll_fn(|cx| {
             self.fanout.readiness().listen(cx.waker());
             self.fanout.now_ms = monotonic_ms();
+            self.events_this_turn = 0;
             // Once: what is begun below does not enter the kernel before this task has returned.
             self.finish_writes(cx);
             if self.stopping {
@@ -179,6 +184,7 @@ impl<F: Future<Output = Written>> Thread<F> {
     }
 
     fn begin_writes(&mut self) -> bool {
+        let had_line = self.fanout.has_line();
         let mut any = false;
         while self.writer.has_room()
             && let Some(key) = self.fanout.next_in_line()
@@ -187,7 +193,8 @@ impl<F: Future<Output = Written>> Thread<F> {
                 self.writer.begin(key, socket, fill)
             });
         }
-        any
+        // A line of nobody who could be written to is no reason to take no more.
+        any || (had_line && !self.fanout.has_line())
     }
 
     fn look_at_sockets(&mut self) -> bool {
@@ -202,6 +209,11 @@ impl<F: Future<Output = Written>> Thread<F> {
     fn receive(&mut self, bell: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> bool {
         let mut any = false;
         loop {
+            if self.events_this_turn >= EVENTS_PER_TURN {
+                // Whoever was blocked may not be any more, which shows when the runtime has looked.
+                cx.waker().wake_by_ref();
+                return false;
+            }
             // Who is being written to is not in the line, and yet has a queue that can overflow.
             if !self.fanout.has_line() && self.writer.is_idle() {
                 self.events_this_round = 0;
@@ -256,15 +268,12 @@ impl<F: Future<Output = Written>> Thread<F> {
                 }
             }
             ToStreams::Publish(_, ReplyTo { shard, ticket }) if self.stopping => {
-                let published = Published {
-                    closing: true,
-                    ..Published::default()
-                };
-                fanout.shards[shard].send(Command::Published(ticket, published));
+                fanout.shards[shard].send(Command::Published(ticket, Published::closing()));
             }
             ToStreams::Publish(publication, ReplyTo { shard, ticket }) => {
                 let published = fanout.publish(&publication);
                 self.events_this_round += 1;
+                self.events_this_turn += 1;
                 fanout.shards[shard].send(Command::Published(ticket, published));
             }
             ToStreams::Workers(routes, workers) => fanout.set_workers(routes, workers),
@@ -293,7 +302,10 @@ impl<F: Future<Output = Written>> Thread<F> {
         let (index, attach) = (intake.events.index, intake.events.worker.attach);
         let shard = self.fanout.shards[intake.events.shard].clone();
         match self.fanout.step(intake) {
-            Step::Published => self.events_this_round += 1,
+            Step::Published => {
+                self.events_this_round += 1;
+                self.events_this_turn += 1;
+            }
             Step::Wait => self.parked.extend(self.intake.take()),
             Step::Frame(run, outcome) => {
                 shard.send(Command::EventsTaken(index, attach, run, outcome));
@@ -328,7 +340,7 @@ impl<F: Future<Output = Written>> Thread<F> {
         self.fanout.drop_orphans();
         let interval_ms = self.fanout.config.sweep_interval_ms;
         if interval_ms > 0 && self.fanout.now_ms >= self.next_sweep_ms {
-            self.next_sweep_ms = self.fanout.now_ms + interval_ms;
+            self.next_sweep_ms = self.fanout.now_ms.saturating_add(interval_ms);
             self.fanout.sweep();
         }
         // The timer is polled again, or it would not wake this task.

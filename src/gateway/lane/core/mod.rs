@@ -22,7 +22,7 @@ use crate::limits::MIN_SLOTS;
 use crate::shm::arena::SlotMap;
 use crate::shm::descriptor::ABORT;
 use crate::shm::doorbell::{Caller, Sleeper};
-use crate::shm::layout::Phase;
+use crate::shm::layout::{Geometry, Phase};
 use crate::shm::region::{Arena, HubSide, LaneMemory, Slots};
 use crate::shm::ring::{Consumer, Producer};
 
@@ -109,6 +109,12 @@ impl LaneCore {
             .iter()
             .filter(|e| e.stage != Stage::Free && !e.abandoned)
             .count()
+    }
+
+    /// Most slots with which an exchange can be opened.
+    pub fn most_to_begin(geometry: Geometry) -> usize {
+        let slots = geometry.slots() as usize;
+        slots - slots / RESERVED_PART
     }
 
     /// Opens an exchange with its first `slots` slots. `None` where either has run out. A part of the
