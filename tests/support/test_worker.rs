@@ -154,6 +154,7 @@ fn reflect(worker: &str, mut request: Request) -> Response {
     Response::json(&seen)
 }
 
+static BEGUN: AtomicU64 = AtomicU64::new(0);
 static CANCELLED: AtomicU64 = AtomicU64::new(0);
 
 /// Handlers on threads that may block.
@@ -239,6 +240,7 @@ fn blocking_worker(worker: Worker) -> Worker {
         })
         .route("POST", "/ignore", |_: Request| "not read")
         .route("GET", "/until-cancelled", |request: Request| {
+            BEGUN.fetch_add(1, Ordering::SeqCst);
             // The hub cancels at its deadline at the latest; this is for a hub that forgets.
             for _ in 0..6000 {
                 if request.is_cancelled() {
@@ -248,6 +250,9 @@ fn blocking_worker(worker: Worker) -> Worker {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Response::text("never cancelled").status(500)
+        })
+        .route("GET", "/begun", |_: Request| {
+            BEGUN.load(Ordering::SeqCst).to_string()
         })
         .route("GET", "/cancelled", |_: Request| {
             CANCELLED.load(Ordering::SeqCst).to_string()
