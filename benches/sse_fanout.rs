@@ -1,16 +1,19 @@
 //! One event to many subscribers: the processor time that the streams thread takes for each delivery,
-//! and beside it that of a plain loop of io_uring sends to as many sockets, which is what the kernel
-//! takes for the same bytes.
+//! and beside it that of a plain loop of io_uring sends to the same sockets, which is what the kernel
+//! takes for the same bytes, and of the same loop with writes from a registered buffer.
 //!
 //! What is reported as time is processor time of the sending thread alone; whoever reads runs on
-//! another core. Each event is received by everybody before the next is published.
+//! another core. Each event is received by everybody before the next is published. Since the two are
+//! measured one after the other, on a noisy machine the ratio printed at the end of each size says
+//! more than their quotient: there they take turns.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +21,6 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use io_uring::{IoUring, opcode, types};
 use rustix::event::epoll;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
-use rustix::time::{ClockId, clock_gettime};
 use slotway::gateway::mailbox::{Mailbox, mailbox};
 use slotway::gateway::shard::Command;
 use slotway::gateway::stream::thread::{ThreadParts, run};
@@ -36,18 +38,25 @@ const DATA: &str =
 
 /// The other ends of the connections, read on a core of their own; counts events.
 struct Readers {
-    events: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
+    shared: Arc<Counter>,
     thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Counter {
+    events: AtomicU64,
+    /// Who waits for events is called when there are so many.
+    wanted: AtomicU64,
+    stop: AtomicBool,
 }
 
 impl Readers {
     fn start(sockets: Vec<TcpStream>) -> Readers {
-        let (events, stop) = (
-            Arc::new(AtomicU64::new(0)),
-            Arc::new(AtomicBool::new(false)),
-        );
-        let (counter, stopped) = (events.clone(), stop.clone());
+        let shared = Arc::new(Counter {
+            wanted: AtomicU64::new(u64::MAX),
+            ..Counter::default()
+        });
+        let (counter, waiting) = (shared.clone(), thread::current());
         let thread = thread::spawn(move || {
             pin(0);
             let ready = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
@@ -58,45 +67,52 @@ impl Readers {
             }
             let mut list = Vec::with_capacity(1024);
             let mut bytes = vec![0; 65536];
-            while !stopped.load(Ordering::Relaxed) {
+            while !counter.stop.load(Ordering::Relaxed) {
                 let timeout = Some(&rustix::event::Timespec {
                     tv_sec: 0,
                     tv_nsec: 20_000_000,
                 });
                 epoll::wait(&ready, rustix::buffer::spare_capacity(&mut list), timeout).unwrap();
+                let mut found = 0;
                 for event in list.drain(..) {
                     let mut socket = &sockets[event.data.u64() as usize];
                     while let Ok(count @ 1..) = socket.read(&mut bytes) {
                         // Events are short and arrive whole, as nothing is queued behind them.
-                        let found = memchr::memmem::find_iter(&bytes[..count], b"\ndata: ").count();
-                        counter.fetch_add(found as u64, Ordering::Relaxed);
+                        found += memchr::memmem::find_iter(&bytes[..count], b"\ndata: ").count();
                     }
+                }
+                let events =
+                    counter.events.fetch_add(found as u64, Ordering::SeqCst) + found as u64;
+                if events >= counter.wanted.load(Ordering::SeqCst) {
+                    waiting.unpark();
                 }
             }
         });
         Readers {
-            events,
-            stop,
+            shared,
             thread: Some(thread),
         }
     }
 
-    /// Waits until so many events have arrived altogether.
+    /// Waits until so many events have arrived altogether. Sleeps meanwhile, for whoever spins takes
+    /// time from the one thread or the other.
     fn wait_for(&self, events: u64) {
         let start = Instant::now();
-        while self.events.load(Ordering::Relaxed) < events {
+        self.shared.wanted.store(events, Ordering::SeqCst);
+        while self.shared.events.load(Ordering::SeqCst) < events {
             assert!(
                 start.elapsed() < Duration::from_secs(60),
                 "an event was lost"
             );
-            thread::yield_now();
+            thread::park_timeout(Duration::from_millis(100));
         }
+        self.shared.wanted.store(u64::MAX, Ordering::SeqCst);
     }
 }
 
 impl Drop for Readers {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -143,7 +159,7 @@ impl Fanout {
             },
             uring: check_io_uring().unwrap(),
         };
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = mpsc::channel();
         let thread = thread::spawn(move || {
             pin(1);
             tell.send(gettid().as_raw_nonzero().get()).unwrap();
@@ -202,41 +218,77 @@ impl Drop for Fanout {
     }
 }
 
-/// Sends the same bytes to every socket, with no more than the ring needs.
-struct PlainLoop<'a> {
-    ring: IoUring,
-    sockets: &'a [OwnedFd],
+/// How the plain loop hands bytes to the kernel.
+#[derive(Clone, Copy)]
+enum How {
+    /// `IORING_OP_SEND`.
+    Send,
+    /// `IORING_OP_WRITE_FIXED`, from a registered buffer: the operation that the streams thread uses.
+    WriteFixed,
 }
 
-impl PlainLoop<'_> {
-    fn new(sockets: &[OwnedFd]) -> PlainLoop<'_> {
-        let mut builder = IoUring::builder();
-        builder.setup_coop_taskrun().setup_single_issuer();
+/// Sends the same bytes to every socket, with no more than the ring needs, on a thread of its own as
+/// the streams are.
+struct PlainLoop {
+    orders: mpsc::Sender<()>,
+    tid: i32,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl PlainLoop {
+    /// The sockets must stay open for as long as it lives.
+    fn start(how: How, sockets: Vec<RawFd>, bytes: Vec<u8>) -> PlainLoop {
+        let (orders, ordered) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            pin(1);
+            tell.send(gettid().as_raw_nonzero().get()).unwrap();
+            let mut builder = IoUring::builder();
+            builder.setup_coop_taskrun().setup_single_issuer();
+            let mut ring = builder.build(256).unwrap();
+            let buffer = libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
+            // SAFETY: the ring goes before the bytes do.
+            unsafe { ring.submitter().register_buffers(&[buffer]).unwrap() };
+            while ordered.recv().is_ok() {
+                send(&mut ring, how, &sockets, &bytes);
+            }
+        });
         PlainLoop {
-            ring: builder.build(256).unwrap(),
-            sockets,
+            orders,
+            tid: told.recv().unwrap(),
+            thread: Some(thread),
         }
     }
+}
 
-    fn send(&mut self, bytes: &[u8]) {
-        for part in self.sockets.chunks(256) {
-            for socket in part {
-                let send = opcode::Send::new(
-                    types::Fd(socket.as_raw_fd()),
-                    bytes.as_ptr(),
-                    bytes.len() as u32,
-                );
-                // SAFETY: sockets and bytes outlive the operation, which has completed when this
-                // function returns.
-                unsafe { self.ring.submission().push(&send.build()).unwrap() };
-            }
-            self.ring.submit_and_wait(part.len()).unwrap();
-            let done = self
-                .ring
-                .completion()
-                .filter(|c| c.result() == bytes.len() as i32);
-            assert_eq!(done.count(), part.len(), "a send was cut short");
+impl Drop for PlainLoop {
+    fn drop(&mut self) {
+        self.orders = mpsc::channel().0;
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
         }
+    }
+}
+
+fn send(ring: &mut IoUring, how: How, sockets: &[RawFd], bytes: &[u8]) {
+    for part in sockets.chunks(256) {
+        for socket in part {
+            let (fd, at, len) = (types::Fd(*socket), bytes.as_ptr(), bytes.len() as u32);
+            let entry = match how {
+                How::Send => opcode::Send::new(fd, at, len).build(),
+                How::WriteFixed => opcode::WriteFixed::new(fd, at, len, 0).build(),
+            };
+            // SAFETY: the bytes outlive the operation, which has completed when this function returns.
+            unsafe { ring.submission().push(&entry).unwrap() };
+        }
+        ring.submit_and_wait(part.len()).unwrap();
+        let done = ring
+            .completion()
+            .filter(|c| c.result() == bytes.len() as i32);
+        assert_eq!(done.count(), part.len(), "a send was cut short");
     }
 }
 
@@ -251,71 +303,99 @@ fn pin(which: usize) {
     sched_setaffinity(None, &set).unwrap();
 }
 
-/// Processor time the calling thread has taken.
-fn own_cpu_time() -> Duration {
-    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap()
-}
-
 /// Processor time a thread of this process has taken, up to when it went to sleep last.
 fn cpu_time(tid: i32) -> Duration {
     let text = fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap();
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
+/// Processor time that a thread takes for `rounds` times `publish`, each received by everybody before
+/// the next.
+fn measure(tid: i32, rounds: u64, mut publish_and_wait: impl FnMut()) -> Duration {
+    let before = cpu_time(tid);
+    (0..rounds).for_each(|_| publish_and_wait());
+    // It has nothing to do any more, and goes to sleep.
+    thread::sleep(Duration::from_millis(2));
+    cpu_time(tid) - before
+}
+
+/// Turns in which everyone of the comparison is measured once.
+const TURNS: usize = 41;
+
+fn quartiles(mut ratios: Vec<f64>) -> String {
+    ratios.sort_by(f64::total_cmp);
+    let at = |part: usize| ratios[(ratios.len() - 1) * part / 4];
+    format!("{:.2} ({:.2} to {:.2})", at(2), at(1), at(3))
+}
+
 fn fan_out(c: &mut Criterion) {
     raise_nofile_limit().unwrap();
+    pin(0);
     let mut group = c.benchmark_group("sse_fanout");
     group.sample_size(20).warm_up_time(Duration::from_secs(1));
     for subscribers in [100, 1000, 5000] {
         group.throughput(Throughput::Elements(subscribers as u64));
         let (ours, theirs) = connections(subscribers);
+        let sockets: Vec<RawFd> = ours.iter().map(AsRawFd::as_raw_fd).collect();
         let readers = Readers::start(theirs);
         let fanout = Fanout::start(ours);
-        let mut sent = 0;
+        let plain = PlainLoop::start(How::Send, sockets.clone(), plain_frame());
+        let fixed = PlainLoop::start(How::WriteFixed, sockets, plain_frame());
+        let sent = Cell::new(0);
+        let wait = || {
+            sent.set(sent.get() + subscribers as u64);
+            readers.wait_for(sent.get());
+        };
+        let stream = |rounds| {
+            measure(fanout.tid, rounds, || {
+                fanout.publish();
+                wait();
+            })
+        };
+        let loop_of = |plain: &PlainLoop, rounds| {
+            measure(plain.tid, rounds, || {
+                plain.orders.send(()).unwrap();
+                wait();
+            })
+        };
         group.bench_function(BenchmarkId::new("streams_thread", subscribers), |b| {
-            b.iter_custom(|iters| {
-                let before = cpu_time(fanout.tid);
-                for _ in 0..iters {
-                    fanout.publish();
-                    sent += subscribers as u64;
-                    readers.wait_for(sent);
-                }
-                // It has nothing to do any more, and goes to sleep.
-                thread::sleep(Duration::from_millis(2));
-                cpu_time(fanout.tid) - before
-            });
+            b.iter_custom(stream);
         });
-        drop((fanout, readers));
-
-        let (ours, theirs) = connections(subscribers);
-        let readers = Readers::start(theirs);
-        let mut sent = 0;
-        let text = format!(
-            "b7\r\nevent: tick\nid: 0000feed-123456\ndata: {{\"source\":\"bench\",\"event_type\":\"tick\",\"data\":{DATA:?}}}\n\n\r\n"
-        );
         group.bench_function(BenchmarkId::new("plain_send_loop", subscribers), |b| {
-            b.iter_custom(|iters| {
-                let (bytes, readers, sent, ours) = (text.as_bytes(), &readers, &mut sent, &ours);
-                // On a thread of its own, as the streams are.
-                let sending = move || {
-                    pin(1);
-                    let mut plain = PlainLoop::new(ours);
-                    let mut spent = Duration::ZERO;
-                    for _ in 0..iters {
-                        let before = own_cpu_time();
-                        plain.send(bytes);
-                        spent += own_cpu_time() - before;
-                        *sent += subscribers as u64;
-                        readers.wait_for(*sent);
-                    }
-                    spent
-                };
-                thread::scope(|scope| scope.spawn(sending).join().unwrap())
-            });
+            b.iter_custom(|rounds| loop_of(&plain, rounds));
         });
-        drop((ours, readers));
+        group.bench_function(
+            BenchmarkId::new("plain_write_fixed_loop", subscribers),
+            |b| {
+                b.iter_custom(|rounds| loop_of(&fixed, rounds));
+            },
+        );
+        let rounds = (20_000 / subscribers) as u64;
+        let (mut of_thread, mut of_fixed) = (Vec::new(), Vec::new());
+        for _ in 0..TURNS {
+            let [thread, plain, fixed] = [
+                stream(rounds),
+                loop_of(&plain, rounds),
+                loop_of(&fixed, rounds),
+            ];
+            of_thread.push(thread.as_secs_f64() / plain.as_secs_f64());
+            of_fixed.push(fixed.as_secs_f64() / plain.as_secs_f64());
+        }
+        println!(
+            "sse_fanout/{subscribers}: processor time as a multiple of plain_send_loop's, median and quartiles of {TURNS} turns: streams_thread {}, plain_write_fixed_loop {}",
+            quartiles(of_thread),
+            quartiles(of_fixed),
+        );
     }
     group.finish();
+}
+
+/// What the plain loop sends: as long as what the streams thread does.
+fn plain_frame() -> Vec<u8> {
+    let text = format!(
+        "b7\r\nevent: tick\nid: 0000feed-123456\ndata: {{\"source\":\"bench\",\"event_type\":\"tick\",\"data\":{DATA:?}}}\n\n\r\n"
+    );
+    text.into_bytes()
 }
 
 criterion_group!(benches, fan_out);

@@ -11,6 +11,8 @@ pub mod poll;
 #[cfg(feature = "gateway")]
 pub mod probe;
 pub mod process;
+#[cfg(feature = "gateway")]
+pub mod ring_write;
 pub mod stream_socket;
 pub mod timer;
 

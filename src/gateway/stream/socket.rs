@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio_uring::net::TcpStream;
 
 use crate::limits::STREAM_USER_TIMEOUT_MS;
 use crate::sys::listen::{recv_peek_eof, shutdown_both, with_socket};
@@ -16,11 +15,8 @@ use crate::sys::stream_socket::{Discarded, discard, is_writable, prepare, send_l
 /// A socket of any family.
 #[derive(Debug)]
 pub struct Socket {
-    fd: AsyncFd<Stream>,
+    fd: AsyncFd<OwnedFd>,
 }
-
-/// To the ring every stream socket is the same; its type for TCP serves all.
-struct Stream(TcpStream);
 
 impl Socket {
     /// Takes over a connected socket. Must be called on the streams thread.
@@ -32,14 +28,8 @@ impl Socket {
     #[allow(deprecated)]
     pub fn new(fd: OwnedFd) -> io::Result<Socket> {
         prepare(&fd, STREAM_USER_TIMEOUT_MS)?;
-        let stream = Stream(TcpStream::from_std(fd.into()));
-        let fd = AsyncFd::with_interest(stream, Interest::READABLE | Interest::WRITABLE)?;
+        let fd = AsyncFd::with_interest(fd, Interest::READABLE | Interest::WRITABLE)?;
         Ok(Socket { fd })
-    }
-
-    /// What the ring writes to.
-    pub fn stream(&self) -> &TcpStream {
-        &self.fd.get_ref().0
     }
 
     /// Takes and forgets what the peer sends, `room` bytes at most. Ready when it has closed, or has
@@ -96,14 +86,8 @@ impl Socket {
     }
 }
 
-impl AsRawFd for Stream {
+impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-impl std::fmt::Debug for Stream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Stream").field(&self.as_raw_fd()).finish()
+        self.fd.as_raw_fd()
     }
 }

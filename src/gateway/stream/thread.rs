@@ -17,10 +17,10 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::shard::Command;
-use crate::gateway::stream::fanout::Fanout;
+use crate::gateway::stream::fanout::{Fanout, LOOK_AHEAD};
 use crate::gateway::stream::publish::{Intake, Step};
 use crate::gateway::stream::socket::Socket;
-use crate::gateway::stream::writer::{Buffers, Outcome, Writer, Written, write};
+use crate::gateway::stream::writer::{Buffers, Outcome, Writer};
 use crate::gateway::stream::{Published, ReplyTo, StreamConfig, Streams, ToStreams};
 use crate::limits::MAX_QUEUE_BYTES;
 use crate::sse::Frame;
@@ -94,7 +94,7 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
     let bell = bell(&parts.messages)?;
     let events_per_round = EVENTS_PER_ROUND.min(parts.config.queue_events);
     let thread = Thread {
-        writer: Writer::new(write, buffers),
+        writer: Writer::new(buffers),
         fanout: Fanout::new(parts.streams, parts.config, parts.shards, monotonic_ms()),
         messages: parts.messages,
         inbox: VecDeque::new(),
@@ -118,10 +118,9 @@ fn bell(messages: &Mailbox<ToStreams>) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(messages.bell()?, Interest::READABLE)
 }
 
-/// `F` is the future of [`write()`].
-struct Thread<F> {
+struct Thread {
     fanout: Fanout,
-    writer: Writer<F>,
+    writer: Writer,
     messages: Mailbox<ToStreams>,
     inbox: VecDeque<ToStreams>,
     /// Frames of a lane that are being gone through.
@@ -136,7 +135,7 @@ struct Thread<F> {
     stopping: bool,
 }
 
-impl<F: Future<Output = Written>> Thread<F> {
+impl Thread {
     async fn run(mut self, bell: AsyncFd<OwnedFd>) {
         let mut timer = pin!(sleep(TICK));
         let mut ticking = true;
@@ -186,9 +185,16 @@ impl<F: Future<Output = Written>> Thread<F> {
     fn begin_writes(&mut self) -> bool {
         let had_line = self.fanout.has_line();
         let mut any = false;
-        while self.writer.has_room()
-            && let Some(key) = self.fanout.next_in_line()
-        {
+        for count in 0.. {
+            if !self.writer.has_room() {
+                break;
+            }
+            if count % LOOK_AHEAD == 0 {
+                self.fanout.look_ahead();
+            }
+            let Some(key) = self.fanout.next_in_line() else {
+                break;
+            };
             any |= self.fanout.begin_write(key, |socket: &Rc<Socket>, fill| {
                 self.writer.begin(key, socket, fill)
             });

@@ -6,12 +6,10 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-
-use tokio_uring::buf::BoundedBuf;
-use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
+use std::task::{Context, Poll};
 
 use crate::gateway::stream::socket::Socket;
+use crate::sys::ring_write::{Buffer, RingWrite, ring_write};
 
 /// Bytes in each buffer: a few dozen events of the usual size.
 pub const BUFFER_LEN: usize = 8 * 1024;
@@ -19,14 +17,6 @@ pub const BUFFER_LEN: usize = 8 * 1024;
 pub const MAX_BUFFERS: usize = 128;
 /// Fewest: below this the hub would rather do without registration.
 pub const MIN_BUFFERS: usize = 16;
-
-/// A buffer that a write may use.
-pub enum Buffer {
-    /// Registered with the ring.
-    Fixed(FixedBuf),
-    /// Plain memory, where registration failed.
-    Plain(Vec<u8>),
-}
 
 /// The buffers of a writer, and why they are not registered, if they are not.
 pub struct Buffers {
@@ -48,12 +38,10 @@ impl Buffers {
             format!("{memlock} bytes of lockable memory (ulimit -l) are too few"),
         );
         while count >= MIN_BUFFERS {
-            let pool = FixedBufPool::new((0..count).map(|_| vec![0u8; BUFFER_LEN]));
-            match pool.register() {
-                Ok(()) => {
-                    let buffers = std::iter::from_fn(|| pool.try_next(BUFFER_LEN));
+            match Buffer::register(count, BUFFER_LEN) {
+                Ok(buffers) => {
                     return Buffers {
-                        buffers: buffers.map(Buffer::Fixed).collect(),
+                        buffers,
                         unregistered: None,
                     };
                 }
@@ -63,51 +51,9 @@ impl Buffers {
         }
         Buffers {
             buffers: (0..MAX_BUFFERS)
-                .map(|_| Buffer::Plain(vec![0; BUFFER_LEN]))
+                .map(|_| Buffer::plain(BUFFER_LEN))
                 .collect(),
             unregistered: Some(why),
-        }
-    }
-}
-
-impl Buffer {
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        match self {
-            Buffer::Fixed(buffer) => buffer,
-            Buffer::Plain(buffer) => buffer,
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Buffer::Fixed(buffer) => buffer,
-            Buffer::Plain(buffer) => buffer,
-        }
-    }
-}
-
-/// What a write gives back.
-pub struct Written {
-    result: io::Result<usize>,
-    buffer: Buffer,
-}
-
-/// Writes the first `len` bytes of a buffer, once.
-pub async fn write(socket: Rc<Socket>, buffer: Buffer, len: usize) -> Written {
-    match buffer {
-        Buffer::Fixed(buffer) => {
-            let (result, buffer) = socket.stream().write_fixed(buffer.slice(..len)).await;
-            Written {
-                result,
-                buffer: Buffer::Fixed(buffer.into_inner()),
-            }
-        }
-        Buffer::Plain(buffer) => {
-            let (result, buffer) = socket.stream().write(buffer.slice(..len)).submit().await;
-            Written {
-                result,
-                buffer: Buffer::Plain(buffer.into_inner()),
-            }
         }
     }
 }
@@ -122,39 +68,40 @@ pub enum Outcome<'a> {
     Failed,
 }
 
-/// The writes under way. `F` is the future of [`write()`].
-pub struct Writer<F> {
-    begin: fn(Rc<Socket>, Buffer, usize) -> F,
-    slots: Vec<Slot<F>>,
+/// The writes under way.
+pub struct Writer {
+    slots: Vec<Slot>,
     free: Vec<usize>,
     busy: Vec<usize>,
     /// Whether the task is called when the writes end.
     armed: bool,
 }
 
-struct Slot<F> {
-    write: Pin<Box<Option<F>>>,
-    /// What a write gave back before it was even submitted.
-    early: Option<Written>,
-    buffer: Option<Buffer>,
+struct Slot {
+    state: State,
     /// Who the write is for.
     key: usize,
     len: usize,
 }
 
-impl<F: Future<Output = Written>> Writer<F> {
-    /// A writer with these buffers; `begin` is [`write()`].
-    pub fn new(begin: fn(Rc<Socket>, Buffer, usize) -> F, buffers: Vec<Buffer>) -> Writer<F> {
+enum State {
+    Free(Buffer),
+    Writing(RingWrite<Socket>),
+    Written(io::Result<usize>, Buffer),
+    /// Only while it goes from one to another.
+    Moving,
+}
+
+impl Writer {
+    /// A writer with these buffers.
+    pub fn new(buffers: Vec<Buffer>) -> Writer {
         let slot = |buffer| Slot {
-            write: Box::pin(None),
-            early: None,
-            buffer: Some(buffer),
+            state: State::Free(buffer),
             key: 0,
             len: 0,
         };
         let slots: Vec<_> = buffers.into_iter().map(slot).collect();
         Writer {
-            begin,
             free: (0..slots.len()).collect(),
             busy: Vec::with_capacity(slots.len()),
             armed: true,
@@ -184,21 +131,18 @@ impl<F: Future<Output = Written>> Writer<F> {
             return false;
         };
         let slot = &mut self.slots[number];
-        let Some(mut buffer) = slot.buffer.take() else {
+        let State::Free(mut buffer) = std::mem::replace(&mut slot.state, State::Moving) else {
             return false;
         };
         let len = fill(buffer.bytes_mut());
         if len == 0 {
-            slot.buffer = Some(buffer);
+            slot.state = State::Free(buffer);
             return false;
         }
         slot.key = key;
         slot.len = len;
-        slot.write
-            .set(Some((self.begin)(socket.clone(), buffer, len)));
-        // The first poll puts the operation into the ring, which is entered when the thread has
-        // nothing else to do. Nobody is called for each of them; `arm` sees to that.
-        slot.advance(&mut Context::from_waker(Waker::noop()));
+        // Nobody is called when it ends; `arm` sees to that.
+        slot.state = State::Writing(ring_write(socket, buffer, len));
         self.free.pop();
         self.busy.push(number);
         self.armed = false;
@@ -211,12 +155,10 @@ impl<F: Future<Output = Written>> Writer<F> {
     pub fn arm(&mut self, cx: &mut Context<'_>) {
         if !std::mem::replace(&mut self.armed, true)
             && let Some(&number) = self.busy.last()
+            && self.slots[number].advance(cx)
         {
-            let slot = &mut self.slots[number];
-            slot.advance(cx);
-            if slot.early.is_some() {
-                cx.waker().wake_by_ref();
-            }
+            // It ended before the ring was entered for it, as it is when the ring was full.
+            cx.waker().wake_by_ref();
         }
     }
 
@@ -224,37 +166,33 @@ impl<F: Future<Output = Written>> Writer<F> {
     pub fn poll(&mut self, cx: &mut Context<'_>, mut done: impl FnMut(usize, Outcome<'_>)) {
         self.busy.retain(|number| {
             let slot = &mut self.slots[*number];
-            let Poll::Ready(written) = slot.poll(cx) else {
+            if !slot.advance(cx) {
                 return true;
-            };
+            }
+            slot.finish(&mut done);
             self.free.push(*number);
-            slot.finish(written, &mut done);
             false
         });
     }
 }
 
-impl<F: Future<Output = Written>> Slot<F> {
-    /// Polls a write whose end is looked at later.
-    fn advance(&mut self, cx: &mut Context<'_>) {
-        if self.early.is_none()
-            && let Poll::Ready(written) = self.poll(cx)
+impl Slot {
+    /// Goes on with the write. Returns whether it has ended.
+    fn advance(&mut self, cx: &mut Context<'_>) -> bool {
+        if let State::Writing(write) = &mut self.state
+            && let Poll::Ready((result, buffer)) = Pin::new(write).poll(cx)
         {
-            self.early = Some(written);
+            self.state = State::Written(result, buffer);
         }
+        matches!(self.state, State::Written(..))
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Written> {
-        match (self.early.take(), self.write.as_mut().as_pin_mut()) {
-            (Some(written), _) => Poll::Ready(written),
-            (None, Some(write)) => write.poll(cx),
-            (None, None) => Poll::Pending,
-        }
-    }
-
-    fn finish(&mut self, written: Written, done: &mut impl FnMut(usize, Outcome<'_>)) {
-        let Written { result, buffer } = written;
-        self.write.set(None);
+    /// Says what has become of a write that has ended.
+    fn finish(&mut self, done: &mut impl FnMut(usize, Outcome<'_>)) {
+        let State::Written(result, buffer) = std::mem::replace(&mut self.state, State::Moving)
+        else {
+            return;
+        };
         let outcome = match result {
             Ok(count) if count == self.len => Outcome::Whole,
             Ok(count) if count > 0 => Outcome::Short(&buffer.bytes()[count..self.len]),
@@ -264,6 +202,6 @@ impl<F: Future<Output = Written>> Slot<F> {
             Ok(_) | Err(_) => Outcome::Failed,
         };
         done(self.key, outcome);
-        self.buffer = Some(buffer);
+        self.state = State::Free(buffer);
     }
 }

@@ -1,0 +1,109 @@
+//! Writes to stream sockets through the ring of the tokio-uring runtime, from buffers that are
+//! registered with it where the kernel allows. tokio-uring's own `write_fixed` keeps a count of
+//! references beside each descriptor, which for thousands of sockets means a wait for memory at each
+//! write; here whoever owns the socket lends it instead.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+
+use io_uring::{cqueue, opcode, types};
+use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// A buffer that a write may use.
+pub enum Buffer {
+    /// Registered with the ring.
+    Fixed(FixedBuf),
+    /// Plain memory.
+    Plain(Vec<u8>),
+}
+
+impl Buffer {
+    /// Registers `count` buffers of `len` bytes each. Must be called within a tokio-uring runtime,
+    /// once.
+    ///
+    /// # Errors
+    /// The kernel refuses, for want of lockable memory most likely.
+    pub fn register(count: usize, len: usize) -> io::Result<Vec<Buffer>> {
+        let pool = FixedBufPool::new((0..count).map(|_| vec![0u8; len]));
+        pool.register()?;
+        Ok(std::iter::from_fn(|| pool.try_next(len))
+            .map(Buffer::Fixed)
+            .collect())
+    }
+
+    /// A buffer of `len` bytes that is not registered.
+    pub fn plain(len: usize) -> Buffer {
+        Buffer::Plain(vec![0; len])
+    }
+
+    /// What it holds, to its whole length.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Buffer::Fixed(buffer) => buffer,
+            Buffer::Plain(buffer) => buffer,
+        }
+    }
+
+    /// What it holds, to its whole length.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Buffer::Fixed(buffer) => buffer,
+            Buffer::Plain(buffer) => buffer,
+        }
+    }
+}
+
+/// A write under way: a future that gives back the buffer, and how many bytes the socket took.
+pub type RingWrite<S> = InFlightOneshot<Held<S>, HandBack<S>>;
+
+/// What must outlive a write: it is kept by the runtime if the future is dropped.
+pub struct Held<S> {
+    buffer: Buffer,
+    _socket: Rc<S>,
+}
+
+/// Makes the outcome of a write from its completion.
+pub struct HandBack<S>(PhantomData<fn(S)>);
+
+/// Puts a write of the first `len` bytes of `buffer` into the ring, which is entered when the runtime
+/// has nothing else to do. A non-blocking socket without room is not waited for. Must be called within
+/// a tokio-uring runtime.
+///
+/// # Panics
+/// The buffer is shorter than `len`.
+pub fn ring_write<S: AsRawFd + 'static>(
+    socket: &Rc<S>,
+    buffer: Buffer,
+    len: usize,
+) -> RingWrite<S> {
+    // The kernel reads these bytes, and no others, until the operation has completed: until then
+    // `Held` owns the buffer, whose bytes do not move with it, and keeps the descriptor open.
+    let bytes = &buffer.bytes()[..len];
+    let (at, len) = (bytes.as_ptr(), u32::try_from(len).unwrap_or(u32::MAX));
+    let fd = types::Fd(socket.as_raw_fd());
+    let entry = match &buffer {
+        Buffer::Fixed(fixed) => opcode::WriteFixed::new(fd, at, len, fixed.buf_index()).build(),
+        Buffer::Plain(_) => opcode::Write::new(fd, at, len).build(),
+    };
+    let held = Held {
+        buffer,
+        _socket: socket.clone(),
+    };
+    UnsubmittedOneshot::new(held, HandBack(PhantomData), entry).submit()
+}
+
+impl<S: 'static> OneshotOutputTransform for HandBack<S> {
+    type Output = (io::Result<usize>, Buffer);
+    type StoredData = Held<S>;
+
+    fn transform_oneshot_output(self, held: Held<S>, entry: cqueue::Entry) -> Self::Output {
+        let result = match entry.result() {
+            count @ 0.. => Ok(count as usize),
+            error => Err(io::Error::from_raw_os_error(-error)),
+        };
+        (result, held.buffer)
+    }
+}
