@@ -34,8 +34,10 @@ pub const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 /// Longest body of a control request (`/internal/*`).
 pub const MAX_CONTROL_BODY: usize = 4 * 1024 * 1024;
 
-/// Longest data of one event, and so roughly the longest event.
+/// Longest data of one event.
 pub const MAX_EVENT: usize = 256 * 1024;
+/// Longest event as text, without chunked coding: each line of the data takes seven bytes more there.
+pub const MAX_EVENT_TEXT: usize = 512 * 1024;
 /// Longest name of an event.
 pub const MAX_EVENT_NAME: usize = 256;
 /// Longest id of an event, and longest `Last-Event-ID` that is looked at.
@@ -145,5 +147,6 @@ const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
     "the smallest lane holds the largest head beside another request"
 );
+const _: () = assert!(MAX_EVENT < MAX_EVENT_TEXT && MAX_EVENT_TEXT <= MAX_HISTORY_BYTES);
 const _: () = assert!(HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 30_000);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

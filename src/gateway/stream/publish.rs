@@ -11,7 +11,7 @@ use crate::gateway::stream::subscriber::Feed;
 use crate::gateway::stream::{
     LaneEvents, Publication, Published, Target, connection_number, path_key,
 };
-use crate::limits::{MAX_EVENT, MAX_QUEUE_BYTES};
+use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES};
 use crate::message::{Method, Params};
 use crate::route::Lookup;
 use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED, Run};
@@ -176,7 +176,7 @@ impl Fanout {
             let subscriber = self.subscribers.get(key);
             subscriber.is_some_and(|s| {
                 let is_full = s.queue.queued_events() >= most
-                    || s.queue.queued_bytes() + MAX_EVENT >= MAX_QUEUE_BYTES;
+                    || s.queue.queued_bytes() + MAX_EVENT_TEXT > MAX_QUEUE_BYTES;
                 is_full && s.is_worth_waiting_for(now_ms)
             })
         })
