@@ -62,6 +62,9 @@ pub const HEARTBEAT_MS: u64 = 15_000;
 pub const STREAM_USER_TIMEOUT_MS: u32 = 13_000;
 /// Time a worker has to accept or refuse a connection to a delegated route.
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Most notices of one kind about connections that a lane has under way; an eighth of its slots where
+/// that is less. The others wait in the hub, so that ordinary requests do not wait behind all of them.
+pub const MAX_NOTICES: usize = 64;
 /// How long connections of a worker that is gone are kept, when `--sse-orphan-timeout` is not given.
 pub const ORPHAN_TIMEOUT_MS: u64 = 60_000;
 /// Time between two looks for clients that have gone, when `--sse-sweep-interval-ms` is not given.

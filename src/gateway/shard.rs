@@ -19,7 +19,7 @@ use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
 use crate::gateway::stream::{
-    LaneEvents, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
+    LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
 };
 use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
@@ -107,7 +107,7 @@ pub struct Shard {
     ticker: Ticker,
     stopping: Cell<bool>,
     stop_by_ms: Cell<u64>,
-    /// Notices of which a worker has not said that it has them.
+    /// Ends of connections that are still to be told to a worker.
     notices: Cell<usize>,
     main: RefCell<Option<Waker>>,
 }
@@ -267,13 +267,15 @@ impl Shard {
         }
     }
 
-    /// Tells a worker about a connection, in a task that a stopping shard waits for.
+    /// Tells a worker about a connection, in a task that a stopping shard waits for if the connection has
+    /// ended: of the others no worker has to know any more.
     pub(super) fn begin_notice(self: &Rc<Self>, notice: Notice) {
         let shard = self.clone();
-        self.notices.set(self.notices.get() + 1);
+        let counts = usize::from(matches!(notice.news, News::Ended(_)));
+        self.notices.set(self.notices.get() + counts);
         monoio::spawn(async move {
             shard.notify(notice).await;
-            shard.notices.set(shard.notices.get() - 1);
+            shard.notices.set(shard.notices.get() - counts);
             shard.wake_if_done();
         });
     }

@@ -267,10 +267,7 @@ fn naive_fault(event: &Event<'_>) -> Option<EventFault> {
             event.data.len() > MAX_EVENT,
             EventFault::DataTooLong(event.data.len()),
         ),
-        (
-            text_len > MAX_EVENT_TEXT,
-            EventFault::TextTooLong(text_len),
-        ),
+        (text_len > MAX_EVENT_TEXT, EventFault::TextTooLong(text_len)),
     ];
     faults
         .into_iter()

@@ -239,7 +239,7 @@ impl Fanout {
             return refused(fault);
         }
         let Some(&key) = number.and_then(|number| self.numbers.get(&number)) else {
-            let closing = number.is_some_and(|number| self.closing.contains_key(&number));
+            let closing = number.is_some_and(|number| self.closing.has_number(number));
             return Published {
                 closing,
                 no_connection: !closing,
@@ -268,7 +268,7 @@ impl Fanout {
     }
 
     fn nobody_at(&self, path: &str) -> Published {
-        let closing = self.closing.values().any(|c| *c.path == *path);
+        let closing = self.closing.has_path(path);
         Published {
             closing,
             no_connection: !closing,
