@@ -88,6 +88,12 @@ pub const MAX_STREAM_FRAME: usize = 64 * 1024;
 /// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
 pub const STREAM_WINDOW: usize = 4;
 
+/// How long a hub that has just started lets clients of streams wait for a worker, when
+/// `--startup-grace` is not given. Workers come back within a second.
+pub const STARTUP_GRACE_MS: u64 = 2_000;
+/// Most clients that one shard lets wait so.
+pub const MAX_HELD: usize = 16 * 1024;
+
 /// Connections that may wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a starting hub tries for an address that is in use.

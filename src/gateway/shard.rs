@@ -15,6 +15,7 @@ use slab::Slab;
 
 use crate::gateway::clock::Clock;
 use crate::gateway::connection::serve;
+use crate::gateway::hold::Holds;
 use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
@@ -99,6 +100,7 @@ pub struct Shard {
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) streams: Streams,
+    pub(super) holds: Holds,
     /// Control requests that wait to hear what has become of their event.
     replies: RefCell<Slab<Reply>>,
     index: usize,
@@ -135,10 +137,12 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         .with_entries(RING_ENTRIES)
         .uring_builder(uring)
         .build()?;
+    let clock = Rc::new(Clock::new());
     let shard = Rc::new(Shard {
+        holds: Holds::until(clock.now_ms() + parts.config.startup_grace_ms),
         config: parts.config,
         control: parts.control,
-        clock: Rc::new(Clock::new()),
+        clock,
         watches: Rc::new(Watches::default()),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
@@ -220,7 +224,10 @@ impl Shard {
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::AddLane(worker, parts) => self.add_lane(worker, parts),
-            Command::Routes(routes) => *self.routes.borrow_mut() = routes,
+            Command::Routes(routes) => {
+                *self.routes.borrow_mut() = routes;
+                self.holds.wake_all();
+            }
             Command::Dead(worker) => self.with_lane(worker, Lane::die),
             Command::Drain(worker) => self.with_lane(worker, Lane::drain),
             Command::Ping(worker, number) => self.with_lane(worker, |lane| {
@@ -255,6 +262,7 @@ impl Shard {
                     reply.waker.iter().for_each(Waker::wake_by_ref);
                 }
                 self.watches.stop_resting();
+                self.holds.wake_all();
                 self.ticker.hasten();
             }
         }
@@ -319,6 +327,11 @@ impl Shard {
     /// Its index.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// There is something that must not be noticed late.
+    pub(super) fn hasten(&self) {
+        self.ticker.hasten();
     }
 
     /// Has `waker` called at the next pulse.
@@ -432,7 +445,8 @@ impl Shard {
     fn tick(&self) -> Load {
         let now_ms = self.clock.now_ms();
         self.watches.tick(now_ms);
-        let mut busy = false;
+        self.holds.tick(now_ms);
+        let mut busy = !self.holds.is_empty();
         for lane in self.lanes.borrow().iter().flatten() {
             lane.tick(now_ms);
             busy |= lane.is_busy();
