@@ -26,7 +26,7 @@ use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlPlane, GatewayConfig, Routes};
-use crate::limits::{RING_ENTRIES, STOP_MS};
+use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
 use crate::shm::descriptor::Run;
 use crate::sys::listen::{accept, set_nodelay, shutdown_both};
 use crate::sys::probe::UringSupport;
@@ -136,7 +136,8 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
     let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
         .with_entries(RING_ENTRIES)
         .uring_builder(uring)
-        .build()?;
+        .build()
+        .map_err(explained)?;
     let clock = Rc::new(Clock::new());
     let shard = Rc::new(Shard {
         holds: Holds::until(clock.now_ms() + parts.config.startup_grace_ms),
@@ -162,6 +163,17 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
     // frees their buffers without waiting for the kernel. A shard ends once in a process.
     std::mem::forget(runtime);
     result
+}
+
+/// Why a ring cannot be set up, where others could: they were smaller, or there were fewer.
+fn explained(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::OutOfMemory {
+        return error;
+    }
+    io::Error::other(format!(
+        "its ring cannot be had ({error}). Kernels before 5.12 and from 6.14 on count the {} KiB of each shard into the limit on locked memory: raise it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in a systemd unit), or give fewer --shards",
+        RING_MEMORY >> 10
+    ))
 }
 
 impl Shard {

@@ -22,7 +22,7 @@ use crate::gateway::stream::publish::{Intake, Step};
 use crate::gateway::stream::socket::Socket;
 use crate::gateway::stream::writer::{Buffers, Outcome, Writer, Written, write};
 use crate::gateway::stream::{Published, ReplyTo, StreamConfig, Streams, ToStreams};
-use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES};
+use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES, RING_MEMORY};
 use crate::sse::Frame;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::probe::UringSupport;
@@ -80,14 +80,17 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
     let Buffers {
         buffers,
         unregistered,
-    } = Buffers::new(memlock_limit().soft);
+    } = Buffers::new(
+        memlock_limit().soft,
+        parts.shards.len() as u64 * RING_MEMORY,
+    );
     match &unregistered {
         None => tracing::info!(
             buffers = buffers.len(),
             "streams write from registered buffers"
         ),
         Some(error) => tracing::warn!(
-            "streams write from plain buffers: the kernel does not register any ({error}). Raise `ulimit -l`, or LimitMEMLOCK= of the service, to 16 MiB"
+            "streams write from plain buffers: none can be registered with the kernel ({error}). Raise `ulimit -l`, or LimitMEMLOCK= of the service, to 16 MiB"
         ),
     }
     let stats = &parts.streams.stats;
