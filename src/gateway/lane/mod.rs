@@ -545,4 +545,45 @@ mod tests {
         assert_eq!(failure, Failure::Deadline);
         assert!(lane.hungry.borrow().is_empty());
     }
+
+    #[test]
+    fn a_lane_drains_without_what_nothing_depends_on() {
+        let lane = lane();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let frame = RequestFrame {
+            head_len: 64,
+            body_len: 0,
+            total: Some(0),
+            flags: crate::shm::descriptor::END,
+        };
+        let mut exchanges = Vec::new();
+        for _ in 0..2 {
+            let Poll::Ready(Ok((exchange, slots))) = pin!(lane.begin(1, false, || false)).poll(cx)
+            else {
+                panic!("an empty lane has slots");
+            };
+            exchange.submit(slots, frame, u64::MAX);
+            exchanges.push(exchange);
+        }
+        lane.drain();
+        assert!(!lane.is_drained());
+        exchanges[0].let_drain();
+        assert!(!lane.is_drained(), "the other is still needed");
+        exchanges[1].let_drain();
+        assert!(lane.is_drained());
+        // An end that is still to be told is waited for, too.
+        let entering = pin!(lane.windows().ended.enter(|| false));
+        let Poll::Ready(Some(permit)) = entering.poll(cx) else {
+            panic!("nobody else is there");
+        };
+        assert!(!lane.is_drained());
+        drop(permit);
+        assert!(lane.is_drained());
+        // It can still be heard that the worker is gone.
+        lane.die();
+        let Poll::Ready(Err(failure)) = pin!(exchanges[0].next_frame()).poll(cx) else {
+            panic!("nothing comes any more");
+        };
+        assert_eq!(failure, Failure::WorkerGone);
+    }
 }
