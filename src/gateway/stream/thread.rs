@@ -84,6 +84,9 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
         memlock_limit().soft,
         parts.shards.len() as u64 * RING_MEMORY,
     );
+    // Before it is said aloud: who has heard of it may ask.
+    let why = unregistered.as_ref().map(ToString::to_string);
+    parts.streams.stats.set_unregistered(why);
     match &unregistered {
         None => tracing::info!(
             buffers = buffers.len(),
@@ -93,8 +96,6 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
             "streams write from plain buffers: none can be registered with the kernel ({error}). Raise `ulimit -l`, or LimitMEMLOCK= of the service, to 16 MiB"
         ),
     }
-    let stats = &parts.streams.stats;
-    stats.set_unregistered(unregistered.map(|error| error.to_string()));
     let bell = bell(&parts.messages)?;
     let events_per_round = EVENTS_PER_ROUND.min(parts.config.queue_events);
     let thread = Thread {
