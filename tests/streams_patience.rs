@@ -29,6 +29,17 @@ fn event_loop(hub: &Hub) -> Setup {
     setup
 }
 
+/// Opens so many streams at once.
+fn open_all(hub: &Hub, count: usize, path: &str) -> Vec<Sse> {
+    let ask = |_| {
+        let mut client = hub.connect();
+        client.request("GET", path, "", b"");
+        client
+    };
+    let clients: Vec<Client> = (0..count).map(ask).collect();
+    clients.into_iter().map(Sse::read_head).collect()
+}
+
 /// Waits until the hub knows no worker but this.
 fn wait_alone(hub: &Hub, worker: &StreamWorker) {
     wait_until("the hub has let go of the worker before", || {
@@ -130,9 +141,7 @@ fn requests_are_answered_while_thousands_of_notices_wait() {
     const STREAMS: usize = 2_000;
     let hub = Hub::start();
     let worker = StreamWorker::start(&hub);
-    let streams: Vec<Sse> = (0..STREAMS)
-        .map(|n| Sse::open(&hub, &format!("/rooms/{}?bye=slow", n % 7)))
-        .collect();
+    let streams = open_all(&hub, STREAMS, "/rooms/7?bye=slow");
     let connected = worker.wait_connected(STREAMS);
     drop(streams);
     wait_subscribers(&hub, 0);
@@ -172,9 +181,7 @@ fn a_worker_that_is_replaced_is_still_told_of_all_that_have_ended() {
     const STREAMS: usize = 600;
     let hub = HubOptions::new().args(["--shards", "1"]).start();
     let old = StreamWorker::start(&hub);
-    let streams: Vec<Sse> = (0..STREAMS)
-        .map(|_| Sse::open(&hub, "/rooms/7?bye=slow"))
-        .collect();
+    let streams = open_all(&hub, STREAMS, "/rooms/7?bye=slow");
     old.wait_connected(STREAMS);
     drop(streams);
     wait_subscribers(&hub, 0);
