@@ -29,6 +29,7 @@ fn hub() -> RunningHub {
         geometry: Geometry::new(512, 4096).unwrap(),
         shards: 1,
         timeout_ms: 30_000,
+        startup_grace_ms: 0,
         secret: None,
         instrumentation: false,
         streams: StreamConfig {

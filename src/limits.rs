@@ -34,8 +34,10 @@ pub const MAX_RESPONSE_HEAD: usize = 16 * 1024;
 /// Longest body of a control request (`/internal/*`).
 pub const MAX_CONTROL_BODY: usize = 4 * 1024 * 1024;
 
-/// Longest data of one event, and so roughly the longest event.
+/// Longest data of one event.
 pub const MAX_EVENT: usize = 256 * 1024;
+/// Longest event as text, without chunked coding: each line of the data takes seven bytes more there.
+pub const MAX_EVENT_TEXT: usize = 512 * 1024;
 /// Longest name of an event.
 pub const MAX_EVENT_NAME: usize = 256;
 /// Longest id of an event, and longest `Last-Event-ID` that is looked at.
@@ -57,9 +59,12 @@ pub const MAX_QUEUE_BYTES: usize = 1024 * 1024;
 pub const HEARTBEAT_MS: u64 = 15_000;
 /// Time in which the kernel must get something acknowledged on a stream; with the heartbeat before it,
 /// a peer that vanished is noticed within 30 seconds.
-pub const STREAM_USER_TIMEOUT_MS: u32 = 13_000;
+pub const STREAM_USER_TIMEOUT_MS: u32 = 12_000;
 /// Time a worker has to accept or refuse a connection to a delegated route.
 pub const CONNECT_TIMEOUT_MS: u64 = 5_000;
+/// Most notices of one kind about connections that a lane has under way; an eighth of its slots where
+/// that is less. The others wait in the hub, so that ordinary requests do not wait behind all of them.
+pub const MAX_NOTICES: usize = 64;
 /// How long connections of a worker that is gone are kept, when `--sse-orphan-timeout` is not given.
 pub const ORPHAN_TIMEOUT_MS: u64 = 60_000;
 /// Time between two looks for clients that have gone, when `--sse-sweep-interval-ms` is not given.
@@ -82,6 +87,12 @@ pub const MAX_ARENA: usize = 1 << 30;
 pub const MAX_STREAM_FRAME: usize = 64 * 1024;
 /// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
 pub const STREAM_WINDOW: usize = 4;
+
+/// How long a hub that has just started lets clients of streams wait for a worker, when
+/// `--startup-grace` is not given. Workers come back within a second.
+pub const STARTUP_GRACE_MS: u64 = 2_000;
+/// Most clients that one shard lets wait so.
+pub const MAX_HELD: usize = 16 * 1024;
 
 /// Connections that may wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
@@ -117,6 +128,9 @@ pub const TICKS_TO_SLOW: u32 = 20;
 pub const STOP_MS: u64 = 10_000;
 /// Entries of a shard's submission queue.
 pub const RING_ENTRIES: u32 = 4096;
+/// Bytes of a shard's ring, which kernels before 5.12 and from 6.14 on count as locked memory: 64 for
+/// each submission, 32 for two completions, 4 for its place, and the pages of both queues' heads.
+pub const RING_MEMORY: u64 = RING_ENTRIES as u64 * 100 + 2 * PAGE as u64;
 /// Time a process on the attach socket has to say what it wants.
 pub const GREETING_MS: u64 = 5_000;
 /// Time before the attach socket is accepted from again where no descriptor was free.
@@ -145,5 +159,9 @@ const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
     "the smallest lane holds the largest head beside another request"
 );
-const _: () = assert!(HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 30_000);
+const _: () = assert!(MAX_EVENT < MAX_EVENT_TEXT && MAX_EVENT_TEXT <= MAX_HISTORY_BYTES);
+const _: () = assert!(
+    HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 28_000,
+    "a heartbeat may be a second late, and so may a busy machine"
+);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

@@ -254,6 +254,9 @@ fn names_and_ids_that_would_split_an_event_are_refused() {
     let huge = "x".repeat(256 * 1024 + 1);
     let push = value!({"path": "/x", "data": huge.as_str()});
     assert_field(&sse_push(&hub, push), "data");
+    // Each of them is a line, and a line takes seven bytes.
+    let push = value!({"path": "/x", "data": ("\n".repeat(100_000).as_str())});
+    assert_field(&sse_push(&hub, push), "data");
     for body in ["", "{", "[]", r#"{"source":"s"}"#] {
         post(&hub, "/internal/emit", body).assert_problem(400);
         post(&hub, "/internal/sse-push", body).assert_problem(400);

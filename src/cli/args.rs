@@ -11,7 +11,7 @@ use crate::hub::{HubConfig, StreamConfig};
 use crate::limits::{
     DEFAULT_HISTORY_EVENTS, DEFAULT_QUEUE_EVENTS, DEFAULT_SLOT_SIZE, DEFAULT_SLOTS,
     DEFAULT_TIMEOUT_MS, HEARTBEAT_MS, MAX_SHARDS, MIN_SECRET, ORPHAN_TIMEOUT_MS, PING_INTERVAL_MS,
-    PING_TIMEOUT_MS, REMEMBER_MS, SWEEP_INTERVAL_MS,
+    PING_TIMEOUT_MS, REMEMBER_MS, STARTUP_GRACE_MS, SWEEP_INTERVAL_MS,
 };
 use crate::shm::layout::Geometry;
 use crate::sse::SlowPolicy;
@@ -58,6 +58,11 @@ pub struct ServeArgs {
     /// Seconds a worker may take to answer; fractions are allowed.
     #[arg(long, default_value_t = DEFAULT_TIMEOUT_MS as f64 / 1000.0, value_name = "SECONDS")]
     timeout: f64,
+
+    /// Seconds after its start in which the hub lets clients that accept text/event-stream wait for a
+    /// worker that is still to come, instead of answering 404 or 503; 0 turns it off.
+    #[arg(long, default_value_t = STARTUP_GRACE_MS as f64 / 1000.0, value_name = "SECONDS")]
+    startup_grace: f64,
 
     /// Slots in each direction of a lane. A lane joins one shard and one worker.
     #[arg(long, default_value_t = DEFAULT_SLOTS)]
@@ -215,6 +220,13 @@ impl ServeArgs {
             );
             return Err(Failure::usage(message));
         }
+        if !(self.startup_grace >= 0.0 && self.startup_grace <= 3_600.0) {
+            let message = format!(
+                "--startup-grace {}: give seconds from 0 to 3600",
+                self.startup_grace
+            );
+            return Err(Failure::usage(message));
+        }
         if self.sse_queue == 0 {
             return Err(Failure::usage("--sse-queue 0: give at least 1 event"));
         }
@@ -256,6 +268,7 @@ impl ServeArgs {
             geometry,
             shards,
             timeout_ms: (self.timeout * 1000.0) as u64,
+            startup_grace_ms: (self.startup_grace * 1000.0) as u64,
             secret,
             instrumentation: self.instrumentation,
             streams: StreamConfig {
@@ -309,6 +322,8 @@ mod tests {
             (&["--shards", "0"], "1 to 64"),
             (&["--timeout", "0"], "0.001"),
             (&["--timeout", "nan"], "0.001"),
+            (&["--startup-grace", "3601"], "0 to 3600"),
+            (&["--startup-grace", "nan"], "0 to 3600"),
             (&["--bind", "0.0.0.0"], "HUB_SECRET"),
             (&["--listen", "0.0.0.0:1"], "HUB_SECRET"),
             (&["--listen", "unix:"], "empty"),

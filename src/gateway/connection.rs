@@ -10,6 +10,7 @@ use monoio::io::Splitable;
 use monoio::net::UnixStream;
 
 use crate::gateway::Control;
+use crate::gateway::hold::Released;
 use crate::gateway::input::{Input, ReadDone, read_more};
 use crate::gateway::output::{Manner, Output};
 use crate::gateway::plan::{Action, Plan};
@@ -168,8 +169,18 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 Ok(plan) => plan,
                 Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
             };
-            let Action::Dispatch(dispatch) = plan.action else {
-                break plan;
+            let dispatch = match plan.action {
+                Action::Dispatch(dispatch) => dispatch,
+                Action::Hold(problem) => match self.shard.hold().await {
+                    Released::Routes => continue,
+                    Released::Time => {
+                        plan.action = Action::Problem(problem);
+                        break plan;
+                    }
+                    // Without an answer: a client that takes one for the end comes back like this.
+                    Released::Stop => return Next::Drop,
+                },
+                _ => break plan,
             };
             let lane = dispatch.lane.clone();
             let next = self

@@ -7,6 +7,7 @@ pub mod buffers;
 mod clock;
 mod connection;
 mod exchange;
+mod hold;
 mod input;
 pub mod lane;
 pub mod mailbox;
@@ -33,6 +34,9 @@ use crate::route::RouteTable;
 pub struct GatewayConfig {
     /// How long a worker may take to answer, in milliseconds.
     pub timeout_ms: u64,
+    /// How long after its start the hub lets clients of streams wait for a worker that is still to come.
+    /// Milliseconds; 0: not at all.
+    pub startup_grace_ms: u64,
     /// The secret that opens the control paths to peers on other machines.
     pub secret: Option<String>,
     /// Whether to log where the time of each request went.

@@ -55,6 +55,8 @@ pub enum Action {
     Preflight,
     /// The hub, what the path may be used with.
     Options(String),
+    /// Whoever comes next, or the hub, what is wrong: it has just started, and the client is to wait.
+    Hold(Problem),
     /// The hub, what is wrong.
     Problem(Problem),
 }
@@ -109,6 +111,9 @@ impl Shard {
             let routes = self.routes.borrow();
             match routes.lookup(head.method, path, head.path.start as usize, params) {
                 Lookup::Found { target, .. } => match self.lane(target.worker) {
+                    None if self.may_hold(head, raw) => {
+                        Action::Hold(Problem::no_worker(&target.name))
+                    }
                     _ if target.stream.is_some() => plan_stream(head, &target.name),
                     None => Action::Problem(Problem::no_worker(&target.name)),
                     Some(lane) => {
@@ -131,8 +136,8 @@ impl Shard {
                 Lookup::NotAllowed(allow) if head.method == Method::Options => {
                     Action::Options(allow.to_string())
                 }
-                Lookup::NotAllowed(allow) => Action::Problem(Problem::not_allowed(allow)),
-                Lookup::NotFound => Action::Problem(Problem::no_route(path)),
+                Lookup::NotAllowed(allow) => self.miss(head, raw, Problem::not_allowed(allow)),
+                Lookup::NotFound => self.miss(head, raw, Problem::no_route(path)),
             }
         };
         Ok(Plan {
@@ -141,6 +146,15 @@ impl Shard {
             expects_continue: head.expects_continue,
             action,
         })
+    }
+
+    /// What becomes of a request that no route takes.
+    fn miss(&self, head: &RequestHead, raw: &[u8], problem: Problem) -> Action {
+        if self.may_hold(head, raw) {
+            Action::Hold(problem)
+        } else {
+            Action::Problem(problem)
+        }
     }
 
     fn plan_control(

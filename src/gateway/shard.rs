@@ -15,17 +15,18 @@ use slab::Slab;
 
 use crate::gateway::clock::Clock;
 use crate::gateway::connection::serve;
+use crate::gateway::hold::Holds;
 use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
 use crate::gateway::stream::{
-    LaneEvents, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
+    LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
 };
 use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlPlane, GatewayConfig, Routes};
-use crate::limits::{RING_ENTRIES, STOP_MS};
+use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
 use crate::shm::descriptor::Run;
 use crate::sys::listen::{accept, set_nodelay, shutdown_both};
 use crate::sys::probe::UringSupport;
@@ -99,6 +100,7 @@ pub struct Shard {
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) streams: Streams,
+    pub(super) holds: Holds,
     /// Control requests that wait to hear what has become of their event.
     replies: RefCell<Slab<Reply>>,
     index: usize,
@@ -107,7 +109,7 @@ pub struct Shard {
     ticker: Ticker,
     stopping: Cell<bool>,
     stop_by_ms: Cell<u64>,
-    /// Notices of which a worker has not said that it has them.
+    /// Ends of connections that are still to be told to a worker.
     notices: Cell<usize>,
     main: RefCell<Option<Waker>>,
 }
@@ -134,11 +136,14 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
     let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
         .with_entries(RING_ENTRIES)
         .uring_builder(uring)
-        .build()?;
+        .build()
+        .map_err(explained)?;
+    let clock = Rc::new(Clock::new());
     let shard = Rc::new(Shard {
+        holds: Holds::until(clock.now_ms() + parts.config.startup_grace_ms),
         config: parts.config,
         control: parts.control,
-        clock: Rc::new(Clock::new()),
+        clock,
         watches: Rc::new(Watches::default()),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
@@ -158,6 +163,17 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
     // frees their buffers without waiting for the kernel. A shard ends once in a process.
     std::mem::forget(runtime);
     result
+}
+
+/// Why a ring cannot be set up, where others could: they were smaller, or there were fewer.
+fn explained(error: io::Error) -> io::Error {
+    if error.kind() != io::ErrorKind::OutOfMemory {
+        return error;
+    }
+    io::Error::other(format!(
+        "its ring cannot be had ({error}). Kernels before 5.12 and from 6.14 on count the {} KiB of each shard into the limit on locked memory: raise it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in a systemd unit), or give fewer --shards",
+        RING_MEMORY >> 10
+    ))
 }
 
 impl Shard {
@@ -220,7 +236,10 @@ impl Shard {
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::AddLane(worker, parts) => self.add_lane(worker, parts),
-            Command::Routes(routes) => *self.routes.borrow_mut() = routes,
+            Command::Routes(routes) => {
+                *self.routes.borrow_mut() = routes;
+                self.holds.wake_all();
+            }
             Command::Dead(worker) => self.with_lane(worker, Lane::die),
             Command::Drain(worker) => self.with_lane(worker, Lane::drain),
             Command::Ping(worker, number) => self.with_lane(worker, |lane| {
@@ -255,6 +274,7 @@ impl Shard {
                     reply.waker.iter().for_each(Waker::wake_by_ref);
                 }
                 self.watches.stop_resting();
+                self.holds.wake_all();
                 self.ticker.hasten();
             }
         }
@@ -267,13 +287,15 @@ impl Shard {
         }
     }
 
-    /// Tells a worker about a connection, in a task that a stopping shard waits for.
+    /// Tells a worker about a connection, in a task that a stopping shard waits for if the connection has
+    /// ended: of the others no worker has to know any more.
     pub(super) fn begin_notice(self: &Rc<Self>, notice: Notice) {
         let shard = self.clone();
-        self.notices.set(self.notices.get() + 1);
+        let counts = usize::from(matches!(notice.news, News::Ended(_)));
+        self.notices.set(self.notices.get() + counts);
         monoio::spawn(async move {
             shard.notify(notice).await;
-            shard.notices.set(shard.notices.get() - 1);
+            shard.notices.set(shard.notices.get() - counts);
             shard.wake_if_done();
         });
     }
@@ -317,6 +339,11 @@ impl Shard {
     /// Its index.
     pub fn index(&self) -> usize {
         self.index
+    }
+
+    /// There is something that must not be noticed late.
+    pub(super) fn hasten(&self) {
+        self.ticker.hasten();
     }
 
     /// Has `waker` called at the next pulse.
@@ -430,7 +457,8 @@ impl Shard {
     fn tick(&self) -> Load {
         let now_ms = self.clock.now_ms();
         self.watches.tick(now_ms);
-        let mut busy = false;
+        self.holds.tick(now_ms);
+        let mut busy = !self.holds.is_empty();
         for lane in self.lanes.borrow().iter().flatten() {
             lane.tick(now_ms);
             busy |= lane.is_busy();

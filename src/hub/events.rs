@@ -101,7 +101,7 @@ pub fn answer(publication: &Publication, published: &Published) -> ControlAnswer
         let field = match fault {
             EventFault::NameTooLong(_) | EventFault::NameWithNewline => "event_type",
             EventFault::IdTooLong(_) | EventFault::IdWithNewline | EventFault::IdWithNul => "id",
-            EventFault::DataTooLong(_) => "data",
+            EventFault::DataTooLong(_) | EventFault::TextTooLong(_) => "data",
         };
         return bad_field(wrong(field, &fault.to_string()));
     }

@@ -36,6 +36,8 @@ pub struct HubConfig {
     pub shards: usize,
     /// How long a worker may take to answer, in milliseconds.
     pub timeout_ms: u64,
+    /// How long after its start the hub lets clients of streams wait for a worker, in milliseconds.
+    pub startup_grace_ms: u64,
     /// The secret that opens the control paths to peers on other machines.
     pub secret: Option<String>,
     /// Whether to log where the time of each request went.

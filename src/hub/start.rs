@@ -174,6 +174,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
 
     let gateway = Arc::new(GatewayConfig {
         timeout_ms: config.timeout_ms,
+        startup_grace_ms: config.startup_grace_ms,
         secret: config.secret,
         instrumentation: config.instrumentation,
     });

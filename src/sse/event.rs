@@ -3,7 +3,12 @@
 
 use std::fmt;
 
-use crate::limits::{MAX_EVENT, MAX_EVENT_ID, MAX_EVENT_NAME};
+use super::text::{LONGEST_ID, event_len};
+use crate::limits::{MAX_EVENT, MAX_EVENT_ID, MAX_EVENT_NAME, MAX_EVENT_TEXT};
+
+/// Bytes of data that fit whatever they are: all of them newlines, beside the longest name and id.
+const ALWAYS_FITS: usize = (MAX_EVENT_TEXT - 1024) / 7;
+const _: () = assert!(MAX_EVENT_NAME + MAX_EVENT_ID + 64 <= 1024);
 
 /// An event (HTML standard, section 9.2.6), before it is serialised.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +29,7 @@ impl Event<'_> {
     /// Whether the event may be sent.
     ///
     /// # Errors
-    /// The first rule that it breaks: name, then id, then data.
+    /// The first rule that it breaks: name, then id, then data, then what it comes to as text.
     pub fn check(&self) -> Result<(), EventFault> {
         let name = self.name.unwrap_or_default().as_bytes();
         let id = self.id.unwrap_or_default().as_bytes();
@@ -46,6 +51,14 @@ impl Event<'_> {
         if self.data.len() > MAX_EVENT {
             return Err(EventFault::DataTooLong(self.data.len()));
         }
+        // The lines are only counted where they can be too many.
+        if self.data.len() > ALWAYS_FITS {
+            // The hub's own id may take the place of the event's.
+            let len = event_len(self, Some(id.len().max(LONGEST_ID)));
+            if len > MAX_EVENT_TEXT {
+                return Err(EventFault::TextTooLong(len));
+            }
+        }
         Ok(())
     }
 }
@@ -65,6 +78,8 @@ pub enum EventFault {
     IdWithNul,
     /// The data is longer than [`MAX_EVENT`].
     DataTooLong(usize),
+    /// The event, with what stands before each line of its data, is longer than [`MAX_EVENT_TEXT`].
+    TextTooLong(usize),
 }
 
 impl fmt::Display for EventFault {
@@ -96,6 +111,11 @@ impl fmt::Display for EventFault {
                 f,
                 "the event data is {len} bytes long, and {MAX_EVENT} is the most; \
                  send it in parts, or send where it can be fetched"
+            ),
+            Self::TextTooLong(len) => write!(
+                f,
+                "the event is {len} bytes long with the `data: ` before each line of its data, and \
+                 {MAX_EVENT_TEXT} is the most; send fewer lines at once, or encode the newlines"
             ),
         }
     }
@@ -153,5 +173,38 @@ mod tests {
         ] {
             assert_eq!(event.check(), Err(fault));
         }
+    }
+
+    #[test]
+    fn what_stands_before_each_line_counts() {
+        fn with<'a>(name: Option<&'a str>, data: &'a str) -> Event<'a> {
+            let data = data.as_bytes();
+            Event {
+                name,
+                data,
+                ..Event::default()
+            }
+        }
+        let longest = "n".repeat(MAX_EVENT_NAME);
+        // What is always there: the id of the hub and the empty line at the end.
+        let own = "id: \n".len() + LONGEST_ID + "\n".len();
+        // Each newline makes a line of seven bytes, and begins another.
+        let most = (MAX_EVENT_TEXT - own) / 7 - 1;
+        for newline in ["\n", "\r"] {
+            let fits = newline.repeat(most);
+            assert_eq!(with(None, &fits).check(), Ok(()));
+            let fault = EventFault::TextTooLong(own + 7 * (most + 2));
+            let too_many = newline.repeat(most + 1);
+            assert_eq!(with(None, &too_many).check(), Err(fault));
+            let fault = EventFault::TextTooLong(own + 7 * (most + 1) + 8 + MAX_EVENT_NAME);
+            assert_eq!(
+                with(Some(&longest), &fits).check(),
+                Err(fault),
+                "the name counts too"
+            );
+        }
+        // Lines of an ordinary length fit, however many.
+        let lines = "twenty bytes a line\n".repeat(MAX_EVENT / 20);
+        assert_eq!(with(Some(&longest), &lines).check(), Ok(()));
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::rc::Rc;
 
 use super::gap::GAP_EVENT;
-use super::id::decimal_len;
+use super::text::{decimal_len, event_len, field_len, line_len, lines};
 use super::{Event, EventId, Gap};
 
 const CRLF: &[u8] = b"\r\n";
@@ -112,14 +112,7 @@ impl Frame {
     fn serialised(event: &Event<'_>, id: Option<EventId>, is_event: bool) -> Rc<Self> {
         let name = event.name.filter(|name| !name.is_empty());
         let own_id = event.id.filter(|_| id.is_none());
-        let data_len: usize = lines(event.data)
-            .map(|line| line_len("data: ", line.len()))
-            .sum();
-        let len = field_len("event: ", name.map(str::len))
-            + field_len("id: ", id.map(EventId::text_len).or(own_id.map(str::len)))
-            + field_len("retry: ", event.retry_ms.map(decimal_len))
-            + data_len
-            + 1;
+        let len = event_len(event, id.map(EventId::text_len).or(own_id.map(str::len)));
         Self::text(len, id, is_event, |out| {
             if let Some(name) = name {
                 push_line(out, "event: ", name.as_bytes());
@@ -168,31 +161,6 @@ impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frame({})", self.plain().escape_ascii())
     }
-}
-
-/// The lines of a text. CR, LF and CRLF each end one; what follows the last of them is a line, too,
-/// and may be empty.
-fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(text);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let Some(end) = memchr::memchr2(b'\r', b'\n', text) else {
-            return rest.take();
-        };
-        let (line, behind) = text.split_at(end);
-        let crlf = behind.starts_with(CRLF);
-        rest = Some(&behind[1 + usize::from(crlf)..]);
-        Some(line)
-    })
-}
-
-/// Bytes of the line of a field that may be absent.
-fn field_len(field: &str, value: Option<usize>) -> usize {
-    value.map_or(0, |len| line_len(field, len))
-}
-
-fn line_len(field: &str, value: usize) -> usize {
-    field.len() + value + 1
 }
 
 /// `field` ends in a space, so that a space that begins the value survives the client, which removes

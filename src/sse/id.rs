@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::text::{EPOCH_DIGITS, decimal_len};
+
 /// The place of an event among all that one run of the hub has sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EventId {
@@ -11,9 +13,6 @@ pub struct EventId {
     /// Counts the run's events from 1; 0 is before the first.
     pub sequence: u64,
 }
-
-/// Digits of the epoch.
-const EPOCH_DIGITS: usize = 8;
 
 impl EventId {
     /// Reads what [`Display`](fmt::Display) writes: eight lower hexadecimal digits, `-`, and a decimal
@@ -44,11 +43,6 @@ impl fmt::Display for EventId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}-{}", self.epoch, self.sequence)
     }
-}
-
-/// Digits of a decimal number.
-pub(super) fn decimal_len(number: u64) -> usize {
-    number.checked_ilog10().unwrap_or(0) as usize + 1
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod naive;
 pub mod queue;
 #[cfg(all(feature = "gateway", any(test, fuzzing)))]
 mod queue_check;
+mod text;
 #[cfg(feature = "gateway")]
 pub mod topic;
 

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 
 use super::{Event, EventFault, EventId, Frame, Queue, QueueLimits, SlowPolicy, queue_check};
-use crate::limits::{MAX_EVENT, MAX_EVENT_ID, MAX_EVENT_NAME};
+use crate::limits::{MAX_EVENT, MAX_EVENT_ID, MAX_EVENT_NAME, MAX_EVENT_TEXT};
 
 /// What a client makes of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -165,6 +165,7 @@ pub fn check(input: &[u8]) {
     assert_eq!(stream, expected, "{frame:?}");
     assert_eq!(naive_dechunk(frame.chunked()).unwrap(), frame.plain());
     assert_eq!(frame.len(), frame.plain().len());
+    assert!(frame.len() <= MAX_EVENT_TEXT);
     assert_eq!((frame.id(), frame.is_event()), (hub_id, true));
 
     let comment = Frame::comment(&name);
@@ -227,9 +228,31 @@ fn normalised(data: &[u8]) -> Vec<u8> {
     out
 }
 
+/// An event as it is sent with the longest id it may get.
+fn naive_text(event: &Event<'_>) -> Vec<u8> {
+    let mut text = Vec::new();
+    match event.name.unwrap_or("") {
+        "" => {}
+        name => text.extend(format!("event: {name}\n").bytes()),
+    }
+    let hubs = format!("{:08x}-{}", u32::MAX, u64::MAX);
+    let own = event.id.unwrap_or("");
+    let id = if own.len() > hubs.len() { own } else { &hubs };
+    text.extend(format!("id: {id}\n").bytes());
+    if let Some(retry_ms) = event.retry_ms {
+        text.extend(format!("retry: {retry_ms}\n").bytes());
+    }
+    for line in normalised(event.data).split(|&b| b == b'\n') {
+        text.extend([b"data: ", line, b"\n"].concat());
+    }
+    text.push(b'\n');
+    text
+}
+
 fn naive_fault(event: &Event<'_>) -> Option<EventFault> {
     let name = event.name.unwrap_or("");
     let id = event.id.unwrap_or("");
+    let text_len = naive_text(event).len();
     let breaks = |text: &str| text.contains(['\r', '\n']);
     let faults = [
         (
@@ -244,6 +267,7 @@ fn naive_fault(event: &Event<'_>) -> Option<EventFault> {
             event.data.len() > MAX_EVENT,
             EventFault::DataTooLong(event.data.len()),
         ),
+        (text_len > MAX_EVENT_TEXT, EventFault::TextTooLong(text_len)),
     ];
     faults
         .into_iter()

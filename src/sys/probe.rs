@@ -42,7 +42,8 @@ pub enum Cause {
     Seccomp,
     /// A security module (SELinux, AppArmor) or the like refuses the call.
     Forbidden,
-    /// The limit on locked memory is too small (kernels before 5.12 count rings into it).
+    /// The limit on locked memory is too small (kernels before 5.12 and from 6.14 on count rings into
+    /// it).
     LockedMemory,
     /// This process, or the whole system, has no descriptor left.
     Descriptors,
@@ -207,7 +208,7 @@ impl fmt::Display for UringUnavailable {
             ),
             Cause::LockedMemory => write!(
                 f,
-                "Its memory cannot be had. Kernels before 5.12 (this is {release}) count rings into the limit on locked memory: raise it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in a systemd unit, `docker run --ulimit memlock=-1`); on a later kernel, free memory or raise the memory limit of the cgroup."
+                "Its memory cannot be had. Kernels before 5.12 and from 6.14 on (this is {release}) count rings into the limit on locked memory: raise it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in a systemd unit, `docker run --ulimit memlock=-1`); on others, free memory or raise the memory limit of the cgroup."
             ),
             Cause::Descriptors => f.write_str(
                 "No file descriptor is free: raise the limit with `ulimit -n 65536` (LimitNOFILE=65536 in a systemd unit), or fs.file-max if the whole system has run out.",

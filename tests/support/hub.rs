@@ -21,6 +21,7 @@ pub struct HubOptions {
     env: Vec<(OsString, OsString)>,
     demo: bool,
     port: u16,
+    under: Vec<OsString>,
 }
 
 impl HubOptions {
@@ -53,6 +54,12 @@ impl HubOptions {
         self
     }
 
+    /// As the child of this command, which is to become it.
+    pub fn under<I: IntoIterator<Item: Into<OsString>>>(mut self, command: I) -> HubOptions {
+        self.under.extend(command.into_iter().map(Into::into));
+        self
+    }
+
     /// Starts it and waits until it listens.
     pub fn start(self) -> Hub {
         self.start_in(ScratchDir::new())
@@ -76,7 +83,14 @@ impl HubOptions {
 
     /// Starts it without waiting, for starts that are to fail.
     pub fn spawn(&self, dir: &ScratchDir) -> Process {
-        let mut command = slotway(dir);
+        let mut command = match &self.under[..] {
+            [] => slotway(dir),
+            [program, args @ ..] => {
+                let mut command = private(Command::new(program), dir);
+                command.args(args).arg(SLOTWAY);
+                command
+            }
+        };
         command.arg(if self.demo { "demo" } else { "serve" });
         command.arg("--port").arg(self.port.to_string());
         if !self.args.iter().any(|arg| arg == "--socket") {
@@ -89,7 +103,10 @@ impl HubOptions {
 
 /// A command that runs the binary and sees nothing of the caller's configuration.
 pub fn slotway(dir: &ScratchDir) -> Command {
-    let mut command = Command::new(SLOTWAY);
+    private(Command::new(SLOTWAY), dir)
+}
+
+fn private(mut command: Command, dir: &ScratchDir) -> Command {
     for name in ["HUB_SECRET", "HUB_BIND", "SLOTWAY_SOCKET"] {
         command.env_remove(name);
     }

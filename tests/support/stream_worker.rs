@@ -34,7 +34,8 @@ pub struct Setup {
     pub without_rooms: bool,
     /// Rooms whose inherited connections are refused.
     pub refused: Vec<String>,
-    /// Lets inherited connections wait until it is released, or killed.
+    /// Lets inherited connections wait until it is released, or killed; with handlers in an event loop,
+    /// for ever.
     pub holds_inherited: bool,
     /// Sends an event to each connection that it inherits.
     pub greets_inherited: bool,
@@ -290,13 +291,19 @@ fn with_handlers(route: SseRoute, setup: Setup) -> SseRoute {
             .on_connect_async(move |connect| {
                 let verdict = on_connect(&connect, &setup);
                 let greeting = greeting(&connect, &setup);
+                let holds_inherited = setup.holds_inherited;
                 async move {
                     if let Some((target, event)) = greeting {
                         let pushed = connect.events().push_async(target, event).await;
                         pushed.expect("pushed");
                     }
-                    if connect.query("verdict").as_deref() == Some("late") {
-                        tokio::time::sleep(LATE).await;
+                    match connect.query("verdict").as_deref() {
+                        Some("late") => tokio::time::sleep(LATE).await,
+                        Some("never") => std::future::pending().await,
+                        _ if connect.is_replayed() && holds_inherited => {
+                            std::future::pending().await
+                        }
+                        _ => {}
                     }
                     verdict
                 }
@@ -319,8 +326,10 @@ fn with_handlers(route: SseRoute, setup: Setup) -> SseRoute {
             })
             .on_disconnect(|disconnect: &Disconnect| {
                 on_disconnect(disconnect);
-                if disconnect.request().query("bye").as_deref() == Some("hold") {
-                    GATE.pass();
+                match disconnect.request().query("bye").as_deref() {
+                    Some("hold") => GATE.pass(),
+                    Some("slow") => std::thread::sleep(SLOW),
+                    _ => {}
                 }
             })
     }
@@ -328,6 +337,9 @@ fn with_handlers(route: SseRoute, setup: Setup) -> SseRoute {
 
 /// Longer than the hub waits.
 const LATE: Duration = Duration::from_millis(5_600);
+
+/// What a slow handler takes for each connection that has ended.
+const SLOW: Duration = Duration::from_millis(25);
 
 static GATE: Gate = Gate {
     is_open: Mutex::new(false),

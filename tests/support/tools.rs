@@ -27,12 +27,20 @@ pub fn are_there(test: &str, programs: &[&str], files: &[&Path], remedy: &str) -
         return true;
     }
     let missing = missing.join(", ");
-    let said = format!("TEST DID NOT RUN: {test}: not installed: {missing}. Try: {remedy}");
+    did_not_run(test, &format!("not installed: {missing}"), remedy);
+    false
+}
+
+/// Says that the test did not run, why, and what would change that.
+///
+/// # Panics
+/// `CI=true`.
+pub fn did_not_run(test: &str, why: &str, remedy: &str) {
+    let said = format!("TEST DID NOT RUN: {test}: {why}. Try: {remedy}");
     assert!(
         std::env::var_os("CI").is_none_or(|ci| ci != "true"),
         "{said}"
     );
     // Not by eprintln, which is kept from whoever runs the tests where they pass.
     let _ = writeln!(std::io::stderr(), "\n{said}\n");
-    false
 }

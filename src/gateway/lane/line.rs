@@ -1,22 +1,34 @@
-//! A line of tasks that wait for slots: first come, first served, and who leaves makes room.
+//! A line of tasks that wait for something of a lane: first come, first served, and who leaves, from
+//! wherever in the line, makes room.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::task::Waker;
 
 /// A line.
 #[derive(Debug, Default)]
 pub struct Line {
-    waiting: RefCell<VecDeque<(u64, Waker)>>,
+    /// By ticket, and so in the order in which they came.
+    waiting: RefCell<BTreeMap<u64, Waker>>,
     next_ticket: Cell<u64>,
 }
 
 impl Line {
     /// Has whoever is first look again.
     pub fn wake_first(&self) {
-        if let Some((_, waker)) = self.waiting.borrow().front() {
+        if let Some((_, waker)) = self.waiting.borrow().first_key_value() {
             waker.wake_by_ref();
         }
+    }
+
+    /// Has everybody look again.
+    pub fn wake_all(&self) {
+        self.waiting.borrow().values().for_each(Waker::wake_by_ref);
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
     }
 }
 
@@ -37,7 +49,7 @@ impl<'a> Place<'a> {
     pub fn is_first(&self) -> bool {
         let waiting = self.line.waiting.borrow();
         waiting
-            .front()
+            .first_key_value()
             .is_none_or(|(first, _)| Some(*first) == self.ticket)
     }
 
@@ -48,10 +60,8 @@ impl<'a> Place<'a> {
         }
         let ticket = self.line.next_ticket.get();
         self.line.next_ticket.set(ticket + 1);
-        self.line
-            .waiting
-            .borrow_mut()
-            .push_back((ticket, waker.clone()));
+        let mut waiting = self.line.waiting.borrow_mut();
+        waiting.insert(ticket, waker.clone());
         self.ticket = Some(ticket);
         true
     }
@@ -60,10 +70,7 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.line
-                .waiting
-                .borrow_mut()
-                .retain(|(other, _)| *other != ticket);
+            self.line.waiting.borrow_mut().remove(&ticket);
             self.line.wake_first();
         }
     }

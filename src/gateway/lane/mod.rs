@@ -5,6 +5,7 @@ mod core;
 mod driver;
 mod line;
 mod violation;
+mod window;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -18,6 +19,7 @@ use slab::Slab;
 pub use self::core::{EventFrame, EventOutcome, ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::violation::Violation;
+pub use self::window::{Permit, Window, Windows};
 
 use self::core::LaneCore;
 use self::line::{Line, Place};
@@ -62,10 +64,15 @@ pub struct Lane {
     /// Tasks that wait for slots for more of a body. A line of their own, since newcomers wait for
     /// more than these may: a part of the arena is kept for them.
     bodies: Line,
+    /// What may be said about connections at a time.
+    windows: Windows,
     /// Tasks that wait for slots to come back, in a line or not, to look at the time at each tick.
     hungry: RefCell<Slab<Waker>>,
     violation: Cell<Option<Violation>>,
     draining: Cell<bool>,
+    /// When a draining lane waits for no notice any more. Milliseconds.
+    drain_by_ms: Cell<u64>,
+    timeout_ms: u64,
 }
 
 impl Lane {
@@ -76,20 +83,24 @@ impl Lane {
         timeout_ms: u64,
     ) -> (Rc<Lane>, OwnedFd, OwnedFd) {
         let core = LaneCore::new(parts.memory.clone(), parts.stats.clone(), timeout_ms);
+        let geometry = parts.memory.geometry();
         let lane = Lane {
             worker: parts.worker,
             clock,
             core: RefCell::new(core),
-            geometry: parts.memory.geometry(),
+            geometry,
             memory: parts.memory,
             stats: parts.stats,
             wake: parts.wake,
             driver: RefCell::new(None),
             newcomers: Line::default(),
             bodies: Line::default(),
+            windows: Windows::new(geometry),
             hungry: RefCell::new(Slab::new()),
             violation: Cell::new(None),
             draining: Cell::new(false),
+            drain_by_ms: Cell::new(u64::MAX),
+            timeout_ms,
         };
         (Rc::new(lane), parts.hub_doorbell, parts.worker_doorbell)
     }
@@ -114,6 +125,11 @@ impl Lane {
         &self.memory
     }
 
+    /// What may be said about connections at a time.
+    pub fn windows(&self) -> &Windows {
+        &self.windows
+    }
+
     /// Where the lane counts what it does.
     pub fn stats(&self) -> &LaneStats {
         &self.stats
@@ -124,9 +140,9 @@ impl Lane {
         self.core.borrow().is_dead()
     }
 
-    /// Whether there is an exchange that has not ended.
+    /// Whether there is an exchange that has not ended, or the lane is to.
     pub fn is_busy(&self) -> bool {
-        self.core.borrow().in_use() > 0 || !self.hungry.borrow().is_empty()
+        self.draining.get() || self.core.borrow().in_use() > 0 || !self.hungry.borrow().is_empty()
     }
 
     /// What the worker did to be evicted, once.
@@ -199,19 +215,25 @@ impl Lane {
     pub fn die(&self) {
         self.core.borrow_mut().die();
         self.wake_hungry();
+        self.windows.wake_all();
         self.wake_driver();
     }
 
     /// No further request comes; the worker may finish what it has.
     pub fn drain(&self) {
-        self.draining.set(true);
+        if !self.draining.replace(true) {
+            self.drain_by_ms.set(self.clock.now_ms() + self.timeout_ms);
+        }
         self.core.borrow_mut().set_phase(Phase::Draining);
         self.wake_driver();
     }
 
-    /// Whether the lane was told to drain and nobody waits for an answer any more.
+    /// Whether the lane was told to drain, nobody waits for an answer any more, and the worker was told
+    /// of the connections that have ended, as far as it could be in the time a request has.
     pub fn is_drained(&self) -> bool {
-        self.draining.get() && self.core.borrow().in_flight() == 0
+        self.draining.get()
+            && self.core.borrow().in_flight() == 0
+            && (self.windows.ended.is_idle() || self.clock.now_ms() >= self.drain_by_ms.get())
     }
 
     /// Fails what is overdue at `now_ms`, has everybody who waits for slots look at the time, and the
@@ -386,6 +408,13 @@ impl Exchange {
         self.lane.core.borrow().client_left(self.id);
     }
 
+    /// The answer is still listened to, but nothing depends on it any more: the lane may drain without
+    /// it.
+    pub fn let_drain(&self) {
+        self.lane.core.borrow_mut().let_drain(self.id);
+        self.lane.wake_driver();
+    }
+
     /// Waits until somebody reads the body and fewer than `window` frames of it are with the worker,
     /// then takes slots for another: `most`, or fewer while there are not many left.
     ///
@@ -515,5 +544,46 @@ mod tests {
         };
         assert_eq!(failure, Failure::Deadline);
         assert!(lane.hungry.borrow().is_empty());
+    }
+
+    #[test]
+    fn a_lane_drains_without_what_nothing_depends_on() {
+        let lane = lane();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let frame = RequestFrame {
+            head_len: 64,
+            body_len: 0,
+            total: Some(0),
+            flags: crate::shm::descriptor::END,
+        };
+        let mut exchanges = Vec::new();
+        for _ in 0..2 {
+            let Poll::Ready(Ok((exchange, slots))) = pin!(lane.begin(1, false, || false)).poll(cx)
+            else {
+                panic!("an empty lane has slots");
+            };
+            exchange.submit(slots, frame, u64::MAX);
+            exchanges.push(exchange);
+        }
+        lane.drain();
+        assert!(!lane.is_drained());
+        exchanges[0].let_drain();
+        assert!(!lane.is_drained(), "the other is still needed");
+        exchanges[1].let_drain();
+        assert!(lane.is_drained());
+        // An end that is still to be told is waited for, too.
+        let entering = pin!(lane.windows().ended.enter(|| false));
+        let Poll::Ready(Some(permit)) = entering.poll(cx) else {
+            panic!("nobody else is there");
+        };
+        assert!(!lane.is_drained());
+        drop(permit);
+        assert!(lane.is_drained());
+        // It can still be heard that the worker is gone.
+        lane.die();
+        let Poll::Ready(Err(failure)) = pin!(exchanges[0].next_frame()).poll(cx) else {
+            panic!("nothing comes any more");
+        };
+        assert_eq!(failure, Failure::WorkerGone);
     }
 }

@@ -1,32 +1,27 @@
-//! What a shard tells workers about streams, and hears from them: an ordinary exchange whose head says
-//! that it is about a connection. It is heard to its end even where nobody waits for it any more, so
-//! that a worker that accepts too late still learns that the connection has ended.
+//! What a shard tells workers about streams, and when: clients who ask to be connected, and notices of
+//! connections that are inherited or have ended. A worker that accepts too late still learns that the
+//! connection has ended. How it is said is in `converse`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::control::Lifecycle;
 use crate::gateway::StreamRoute;
-use crate::gateway::lane::{Lane, RequestFrame};
+use crate::gateway::lane::{Failure, Lane, Permit};
 use crate::gateway::shard::Shard;
+use crate::gateway::stream::converse::{Patience, Said};
 use crate::gateway::stream::{Inheritance, News, Notice, StreamRequest, ToStreams, path_key};
 use crate::http::parse_head;
-use crate::limits::{CONNECT_TIMEOUT_MS, MAX_EVENT_ID, MAX_RESPONSE_HEAD};
+use crate::limits::{CONNECT_TIMEOUT_MS, MAX_EVENT_ID};
 use crate::message::{Method, Params, RequestHead};
 use crate::route::Lookup;
-use crate::shm::codec::{
-    LifecycleFlags, RequestParts, decode_response, encode_request, encoded_request_len,
-};
-use crate::shm::descriptor::END;
-use crate::shm::layout::body_offset;
+use crate::shm::codec::{LifecycleFlags, RequestParts, encode_request, encoded_request_len};
 use crate::urlencoded;
-
-/// Longest body of a refusal; a longer one is no answer.
-const MAX_REFUSAL: usize = 256 * 1024;
 
 /// What is said to a worker about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,24 +34,6 @@ pub enum Word {
     Ended(u64),
 }
 
-/// A worker's answer.
-#[derive(Debug)]
-pub enum Said {
-    /// This status, these fields, this body.
-    Answer {
-        /// Status code, as the worker gave it.
-        status: u16,
-        /// Its field section.
-        fields: Vec<u8>,
-        /// Its body.
-        body: Vec<u8>,
-    },
-    /// Nothing: it is gone.
-    Gone,
-    /// Something that is no answer.
-    Nonsense,
-}
-
 /// A connection as its worker is to be shown it.
 pub struct Shown {
     /// The way to the worker.
@@ -67,9 +44,10 @@ pub struct Shown {
     pub route: Arc<StreamRoute>,
     /// The id of the last event the client has seen.
     pub last_event_id: Option<String>,
-    /// Encoded head and body.
-    head: Vec<u8>,
-    body: Vec<u8>,
+    /// The encoded head.
+    pub(super) head: Vec<u8>,
+    /// What goes behind it.
+    pub(super) body: Vec<u8>,
 }
 
 /// Why nobody can be shown a connection.
@@ -170,11 +148,17 @@ impl Shard {
         number: u64,
     ) -> Option<Said> {
         let deadline_ms = self.clock.now_ms() + CONNECT_TIMEOUT_MS;
+        let permit = match self.turn_to_connect(&shown.lane, deadline_ms).await {
+            Ok(permit) => permit,
+            Err(Failure::Deadline) => return None,
+            Err(Failure::WorkerGone) => return Some(Said::Gone),
+        };
         let asked = Rc::new(Asked::default());
         let (shard, request, waiting) = (self.clone(), request.clone(), asked.clone());
         monoio::spawn(async move {
             let worker = shown.lane.incarnation().clone();
-            let said = converse(&shown, u64::MAX, || waiting.unwanted.get()).await;
+            let patience = Patience::UntilUnwanted(&waiting.unwanted);
+            let said = shard.converse(&shown, permit, patience).await;
             if !waiting.unwanted.get() {
                 waiting.answer(said);
             } else if matches!(said, Said::Answer { status: 200, .. }) {
@@ -201,6 +185,22 @@ impl Shard {
         said.await
     }
 
+    /// Waits until one more client may ask a worker.
+    async fn turn_to_connect(&self, lane: &Lane, deadline_ms: u64) -> Result<Permit, Failure> {
+        let mut turn = pin!(lane.windows().connects.enter(|| lane.is_dead()));
+        poll_fn(|cx| {
+            if let Poll::Ready(permit) = turn.as_mut().poll(cx) {
+                return Poll::Ready(permit.ok_or(Failure::WorkerGone));
+            }
+            if self.clock.now_ms() >= deadline_ms {
+                return Poll::Ready(Err(Failure::Deadline));
+            }
+            self.wake_at_next_tick(cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Tells a worker about one of its connections, and the streams thread what came of it.
     pub async fn notify(&self, notice: Notice) {
         let Notice {
@@ -217,11 +217,16 @@ impl Shard {
             // A successor has not heard of what its predecessor accepted.
             Ok(shown) if *shown.lane.incarnation() == worker => {
                 // Whether it takes a connection is heard however late; of an end it only has to know.
-                let deadline_ms = match news {
-                    News::Inherited => u64::MAX,
-                    News::Ended(_) => self.clock.now_ms() + self.config.timeout_ms,
+                let windows = shown.lane.windows();
+                let (window, patience) = match news {
+                    News::Inherited => (&windows.inherited, Patience::Connect),
+                    News::Ended(_) => (&windows.ended, Patience::Request),
                 };
-                match converse(&shown, deadline_ms, || false).await {
+                let said = match window.enter(|| shown.lane.is_dead()).await {
+                    Some(permit) => self.converse(&shown, permit, patience).await,
+                    None => Said::Gone,
+                };
+                match said {
                     Said::Answer { status: 200, .. } => Inheritance::Taken,
                     Said::Answer { .. } | Said::Nonsense => Inheritance::Refused,
                     Said::Gone => Inheritance::Unanswered,
@@ -244,63 +249,6 @@ impl Asked {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-    }
-}
-
-/// Says it, and hears the whole answer, which is due at `deadline_ms`. It is not said any more where
-/// `unwanted` says so before there is a slot for it.
-async fn converse(shown: &Shown, deadline_ms: u64, unwanted: impl Fn() -> bool) -> Said {
-    let lane = &shown.lane;
-    let geometry = lane.geometry();
-    let body_at = body_offset(shown.head.len());
-    let len = body_at + shown.body.len();
-    let count = geometry.slots_for(len);
-    if !lane.may_ever_begin(count) {
-        // Whoever waits in front of the line for what never comes holds up everybody.
-        return Said::Nonsense;
-    }
-    let Ok((exchange, mut slots)) = lane.begin(count, false, unwanted).await else {
-        return Said::Gone;
-    };
-    let room = lane.memory().bytes_mut(&mut slots);
-    if room.len() < len {
-        lane.release(slots);
-        return Said::Nonsense;
-    }
-    room[..shown.head.len()].copy_from_slice(&shown.head);
-    room[body_at..len].copy_from_slice(&shown.body);
-    let frame = RequestFrame {
-        head_len: shown.head.len(),
-        body_len: shown.body.len(),
-        total: Some(shown.body.len() as u64),
-        flags: END,
-    };
-    exchange.submit(slots, frame, deadline_ms);
-    let (mut head, mut body) = (Vec::new(), Vec::new());
-    loop {
-        let Ok(frame) = exchange.next_frame().await else {
-            return Said::Gone;
-        };
-        let memory = lane.memory();
-        let fits = body.len() + frame.body_len <= MAX_REFUSAL;
-        let copied = fits
-            && memory.copy_response(frame.run, 0, frame.head_len, &mut head)
-            && memory.copy_response(frame.run, frame.body_at, frame.body_len, &mut body);
-        lane.return_frame(frame.run);
-        if !copied || frame.abort {
-            return Said::Nonsense;
-        }
-        if frame.end {
-            break;
-        }
-    }
-    match decode_response(&head) {
-        Ok((status, fields)) if head.len() <= MAX_RESPONSE_HEAD + 8 => Said::Answer {
-            status,
-            fields: fields.to_vec(),
-            body,
-        },
-        _ => Said::Nonsense,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Connections to routes that workers delegate: announced, accepted, inherited by a worker's
 //! successor, and ended, of which the worker that knows them is told exactly once.
 
-use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::gateway::Routes;
@@ -9,14 +8,6 @@ use crate::gateway::shard::Command;
 use crate::gateway::stream::fanout::Fanout;
 use crate::gateway::stream::subscriber::{Delegated, Feed};
 use crate::gateway::stream::{Announced, Client, Incarnation, Inheritance, News, Notice};
-
-/// A connection whose end its worker has not been told of yet.
-pub struct Closing {
-    /// The path it was made to.
-    pub path: Rc<str>,
-    /// What the worker is told, and through which shard, once it has taken the connection.
-    held_back: Option<(usize, Notice)>,
-}
 
 impl Fanout {
     /// A worker is being asked whether it accepts a connection; what it sends meanwhile waits.
@@ -82,7 +73,7 @@ impl Fanout {
 
     /// The worker was told of a connection's end.
     pub fn told(&mut self, number: u64) {
-        self.closing.remove(&number);
+        self.closing.remove(number);
     }
 
     /// Sends a worker news, through the shard the connection came from.
@@ -115,12 +106,7 @@ impl Fanout {
     pub fn inherited(&mut self, number: u64, worker: Incarnation, outcome: Inheritance) {
         let Some((key, delegated)) = self.delegated(number) else {
             // It ended while the successor was asked.
-            let closing = self.closing.get_mut(&number);
-            let held_back = closing.and_then(|c| {
-                // Another successor may have been asked before this one.
-                c.held_back.take_if(|(_, notice)| notice.worker == worker)
-            });
-            match (held_back, outcome) {
+            match (self.closing.release(number, &worker), outcome) {
                 (Some((shard, notice)), Inheritance::Taken) => self.send(shard, notice),
                 (Some(_), _) => self.told(number),
                 (None, _) => {}
@@ -192,7 +178,7 @@ impl Fanout {
             None
         };
         let number = delegated.number;
-        self.closing.insert(number, Closing { path, held_back });
+        self.closing.insert(number, path, held_back);
     }
 
     /// A connection's worker is not the present one: the present one is shown it, or it waits.

@@ -12,7 +12,7 @@ use slab::Slab;
 use crate::gateway::Routes;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::shard::Command;
-use crate::gateway::stream::delegated::Closing;
+use crate::gateway::stream::closing::Closings;
 use crate::gateway::stream::socket::Socket;
 use crate::gateway::stream::subscriber::{Feed, Filter, MAX_TALK, Readiness, Subscriber, Tag};
 use crate::gateway::stream::{Client, Published, Reading, StreamConfig, Streams, Wanted};
@@ -42,7 +42,7 @@ pub struct Fanout {
     /// By the number of a delegated connection.
     pub(super) numbers: HashMap<u64, usize>,
     /// Delegated connections whose end their worker has not been told of yet.
-    pub(super) closing: HashMap<u64, Closing>,
+    pub(super) closing: Closings,
     pub(super) path_topics: Topics<()>,
     pub(super) now_ms: u64,
     /// Bytes of the events that were queued since everything queued was written last.
@@ -80,7 +80,7 @@ impl Fanout {
             workers: HashMap::new(),
             subscribers: Slab::new(),
             numbers: HashMap::new(),
-            closing: HashMap::new(),
+            closing: Closings::default(),
             path_topics: Topics::new(MAX_TOPICS, MAX_HISTORIES_BYTES, limits),
             now_ms,
             bytes_this_round: 0,

@@ -10,7 +10,8 @@ use crate::gateway::input::ReadDone;
 use crate::gateway::lane::{Failure, Lane};
 use crate::gateway::output::Manner;
 use crate::gateway::problem::Problem;
-use crate::gateway::stream::connect::{Said, Word};
+use crate::gateway::stream::connect::Word;
+use crate::gateway::stream::converse::Said;
 use crate::gateway::stream::{
     Announced, Client, News, Notice, Reading, StreamRequest, ToStreams, Wanted,
 };

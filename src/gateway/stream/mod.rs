@@ -6,7 +6,9 @@
 //! each subscriber (`sse::Queue`) → `writer` → the socket.
 
 pub mod broadcast;
+mod closing;
 pub mod connect;
+pub mod converse;
 pub mod delegated;
 pub mod fanout;
 pub mod handoff;

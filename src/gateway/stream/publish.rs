@@ -11,7 +11,7 @@ use crate::gateway::stream::subscriber::Feed;
 use crate::gateway::stream::{
     LaneEvents, Publication, Published, Target, connection_number, path_key,
 };
-use crate::limits::{MAX_EVENT, MAX_QUEUE_BYTES};
+use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES};
 use crate::message::{Method, Params};
 use crate::route::Lookup;
 use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED, Run};
@@ -176,7 +176,7 @@ impl Fanout {
             let subscriber = self.subscribers.get(key);
             subscriber.is_some_and(|s| {
                 let is_full = s.queue.queued_events() >= most
-                    || s.queue.queued_bytes() + MAX_EVENT >= MAX_QUEUE_BYTES;
+                    || s.queue.queued_bytes() + MAX_EVENT_TEXT > MAX_QUEUE_BYTES;
                 is_full && s.is_worth_waiting_for(now_ms)
             })
         })
@@ -239,7 +239,7 @@ impl Fanout {
             return refused(fault);
         }
         let Some(&key) = number.and_then(|number| self.numbers.get(&number)) else {
-            let closing = number.is_some_and(|number| self.closing.contains_key(&number));
+            let closing = number.is_some_and(|number| self.closing.has_number(number));
             return Published {
                 closing,
                 no_connection: !closing,
@@ -268,7 +268,7 @@ impl Fanout {
     }
 
     fn nobody_at(&self, path: &str) -> Published {
-        let closing = self.closing.values().any(|c| *c.path == *path);
+        let closing = self.closing.has_path(path);
         Published {
             closing,
             no_connection: !closing,
@@ -292,5 +292,76 @@ fn refused(fault: crate::sse::EventFault) -> Published {
     Published {
         fault: Some(fault),
         ..Published::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use super::*;
+    use crate::gateway::lane::EventFrame;
+    use crate::gateway::mailbox::mailbox;
+    use crate::gateway::stream::{Incarnation, StreamConfig, Streams};
+    use crate::shm::events::encode_event;
+    use crate::sse::SlowPolicy;
+
+    fn fanout() -> Fanout {
+        let (sender, _) = mailbox().unwrap();
+        let config = StreamConfig {
+            history_events: 16,
+            queue_events: 16,
+            slow: SlowPolicy::DropNewest,
+            heartbeat_ms: 1_000,
+            sweep_interval_ms: 0,
+            orphan_timeout_ms: 1_000,
+        };
+        Fanout::new(Streams::new(sender, 1), config, Vec::new(), 0)
+    }
+
+    /// A frame of one record, as a worker that checks nothing could send it.
+    fn unchecked(data: &[u8]) -> Intake {
+        let record = EventRecord {
+            target: EventTarget::Path(b"/x"),
+            name: b"",
+            id: None,
+            retry_ms: None,
+            data,
+        };
+        let mut bytes = vec![0; encoded_event_len(&record)];
+        encode_event(&mut bytes, &record).unwrap();
+        let frame = EventFrame {
+            run: Run { first: 0, slots: 1 },
+            len: bytes.len(),
+            records: 1,
+        };
+        Intake::new(LaneEvents {
+            shard: 0,
+            index: 0,
+            worker: Incarnation {
+                name: "w".into(),
+                attach: 1,
+            },
+            frames: VecDeque::from([(frame, bytes)]),
+        })
+    }
+
+    #[test]
+    fn what_is_too_long_as_text_is_refused_from_a_lane_too() {
+        let mut fanout = fanout();
+        for (data, flags) in [
+            (b"\n".repeat(100_000), REFUSED),
+            (b"x".repeat(256 * 1024 + 1), REFUSED),
+            (b"x".repeat(256 * 1024), NO_CONNECTION),
+            (b"\n".repeat(1_000), NO_CONNECTION),
+        ] {
+            let mut intake = unchecked(&data);
+            assert!(matches!(fanout.step(&mut intake), Step::Published));
+            let Step::Frame(_, outcome) = fanout.step(&mut intake) else {
+                panic!("the frame goes back");
+            };
+            assert_eq!(outcome.flags, flags, "{} bytes", data.len());
+        }
+        assert_eq!(fanout.bytes_this_round, 0);
     }
 }

@@ -43,9 +43,10 @@ impl StreamStats {
 
     /// The counters as `/health` shows them.
     pub fn health(&self) -> StreamsHealth {
-        let why = self.unregistered.get().filter(|why| !why.is_empty());
+        let tried = self.unregistered.get();
+        let why = tried.filter(|why| !why.is_empty());
         StreamsHealth {
-            registered_buffers: why.is_none(),
+            registered_buffers: tried.is_some() && why.is_none(),
             unregistered_because: why.cloned(),
             subscribers: self.subscribers.load(Relaxed),
             events: self.events.load(Relaxed),

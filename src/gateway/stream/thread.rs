@@ -22,7 +22,7 @@ use crate::gateway::stream::publish::{Intake, Step};
 use crate::gateway::stream::socket::Socket;
 use crate::gateway::stream::writer::{Buffers, Outcome, Writer};
 use crate::gateway::stream::{Published, ReplyTo, StreamConfig, Streams, ToStreams};
-use crate::limits::MAX_QUEUE_BYTES;
+use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES, RING_MEMORY};
 use crate::sse::Frame;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::probe::UringSupport;
@@ -33,8 +33,9 @@ const EVENTS_PER_ROUND: usize = 16;
 /// Events that may be taken before the runtime looks at sockets and timers.
 const EVENTS_PER_TURN: usize = 256;
 /// Bytes of events after which no further one is queued before what is queued is written. A queue
-/// takes this and the largest of the usual events.
+/// takes this and the largest of all events.
 const BYTES_PER_ROUND: usize = MAX_QUEUE_BYTES / 4;
+const _: () = assert!(BYTES_PER_ROUND + MAX_EVENT_TEXT <= MAX_QUEUE_BYTES);
 /// Entries of the ring's submission queue: every write that can be under way.
 const RING_ENTRIES: u32 = 512;
 /// Time between two looks whether who is waited for still reads.
@@ -79,18 +80,22 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
     let Buffers {
         buffers,
         unregistered,
-    } = Buffers::new(memlock_limit().soft);
+    } = Buffers::new(
+        memlock_limit().soft,
+        parts.shards.len() as u64 * RING_MEMORY,
+    );
+    // Before it is said aloud: who has heard of it may ask.
+    let why = unregistered.as_ref().map(ToString::to_string);
+    parts.streams.stats.set_unregistered(why);
     match &unregistered {
         None => tracing::info!(
             buffers = buffers.len(),
             "streams write from registered buffers"
         ),
         Some(error) => tracing::warn!(
-            "streams write from plain buffers: the kernel does not register any ({error}). Raise `ulimit -l`, or LimitMEMLOCK= of the service, to 16 MiB"
+            "streams write from plain buffers: none can be registered with the kernel ({error}). Raise `ulimit -l`, or LimitMEMLOCK= of the service, to 16 MiB"
         ),
     }
-    let stats = &parts.streams.stats;
-    stats.set_unregistered(unregistered.map(|error| error.to_string()));
     let bell = bell(&parts.messages)?;
     let events_per_round = EVENTS_PER_ROUND.min(parts.config.queue_events);
     let thread = Thread {

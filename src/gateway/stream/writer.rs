@@ -27,15 +27,21 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Registers buffers, as many as fit `memlock` bytes of locked memory; plain ones where the
-    /// kernel refuses. Must be called on the streams thread.
-    pub fn new(memlock: u64) -> Buffers {
-        // What is locked elsewhere in the process counts too, rings of old kernels for example.
-        let affordable = usize::try_from(memlock / 4).unwrap_or(usize::MAX) / BUFFER_LEN;
+    /// Registers buffers, as many as fit `memlock` bytes of locked memory beside the `rings` that the
+    /// shards need, which may be made later; plain ones where there are too few, or the kernel refuses.
+    /// Must be called on the streams thread.
+    pub fn new(memlock: u64, rings: u64) -> Buffers {
+        // What is locked elsewhere by the same user counts too.
+        let beside = memlock.saturating_sub(rings) / 4;
+        let affordable = usize::try_from(beside).unwrap_or(usize::MAX) / BUFFER_LEN;
         let mut count = MAX_BUFFERS.min(affordable);
         let mut why = io::Error::new(
             io::ErrorKind::OutOfMemory,
-            format!("{memlock} bytes of lockable memory (ulimit -l) are too few"),
+            format!(
+                "{} KiB of lockable memory (ulimit -l) are too few beside {} KiB for rings",
+                memlock >> 10,
+                rings >> 10
+            ),
         );
         while count >= MIN_BUFFERS {
             match Buffer::register(count, BUFFER_LEN) {

@@ -174,6 +174,9 @@ fn what_is_wrong_is_refused_before_anything_is_sent() {
         wrong(Event::new(vec![0; MAX_EVENT + 1])),
         Invalid(DataTooLong(MAX_EVENT + 1))
     );
+    // Each of them is a line, and a line takes seven bytes.
+    let fault = wrong(Event::new("\n".repeat(100_000)));
+    assert!(matches!(fault, Invalid(TextTooLong(700_000..))), "{fault}");
     assert_eq!(events.emit("a\nb", ""), Err(Invalid(NameWithNewline)));
     let nowhere = events.push(Target::path("rooms"), Event::new(""));
     assert!(matches!(nowhere, Err(PublishError::Target(_))));

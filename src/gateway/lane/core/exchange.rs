@@ -98,6 +98,8 @@ pub(super) struct Exchange {
     pub(super) stage: Stage,
     /// Nobody waits for the answer any more: frames go straight back.
     pub(super) abandoned: bool,
+    /// Somebody still listens to the answer, but a lane that drains does not wait for it.
+    pub(super) unneeded: bool,
     /// Whether the answer may carry a body at all (no: HEAD).
     pub(super) bodyless: bool,
     /// Bytes of response body still to come, or [`UNKNOWN_LENGTH`].
@@ -130,6 +132,7 @@ impl Exchange {
             generation: 1,
             stage: Stage::Free,
             abandoned: false,
+            unneeded: false,
             bodyless: false,
             remaining: 0,
             lent: 0,

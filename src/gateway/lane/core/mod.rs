@@ -103,12 +103,19 @@ impl LaneCore {
         self.exchanges.len() - self.free.len()
     }
 
-    /// Exchanges somebody still waits for.
+    /// Exchanges that a lane that drains still waits for.
     pub fn in_flight(&self) -> usize {
         self.exchanges
             .iter()
-            .filter(|e| e.stage != Stage::Free && !e.abandoned)
+            .filter(|e| e.stage != Stage::Free && !e.abandoned && !e.unneeded)
             .count()
+    }
+
+    /// Has the lane drain without this exchange, which is otherwise as it was.
+    pub fn let_drain(&mut self, id: ExchangeId) {
+        if let Some(exchange) = self.get_mut(id) {
+            exchange.unneeded = true;
+        }
     }
 
     /// Most slots with which an exchange can be opened.
@@ -131,6 +138,7 @@ impl LaneCore {
         let exchange = &mut self.exchanges[index as usize];
         exchange.stage = Stage::Preparing;
         exchange.abandoned = false;
+        exchange.unneeded = false;
         exchange.bodyless = bodyless;
         exchange.failure = None;
         exchange.complete = false;
