@@ -10,7 +10,7 @@ use simd_json::OwnedValue;
 use simd_json::prelude::*;
 
 use super::client::{Answer, Client};
-use super::process::{Process, SLOTWAY};
+use super::process::{Process, slotway_binary};
 use super::scratch::ScratchDir;
 use super::{json, wait_until};
 
@@ -89,7 +89,7 @@ impl HubOptions {
 
 /// A command that runs the binary and sees nothing of the caller's configuration.
 pub fn slotway(dir: &ScratchDir) -> Command {
-    let mut command = Command::new(SLOTWAY);
+    let mut command = Command::new(slotway_binary());
     for name in ["HUB_SECRET", "HUB_BIND", "SLOTWAY_SOCKET"] {
         command.env_remove(name);
     }
