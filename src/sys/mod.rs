@@ -11,6 +11,7 @@ pub mod poll;
 #[cfg(feature = "gateway")]
 pub mod probe;
 pub mod process;
+pub mod signal;
 pub mod stream_socket;
 pub mod timer;
 
