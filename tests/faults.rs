@@ -16,7 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use simd_json::prelude::*;
-use slotway::worker::{BodyWriter, Request, Response, Worker as SdkWorker};
+use slotway::worker::{
+    BodyWriter, Event, Request, Response, SseRoute, Target, Worker as SdkWorker,
+};
 
 use support::hub::slotway;
 use support::pattern::{Checker, pattern};
@@ -45,6 +47,7 @@ fn worker_process() {
         "own-before" => own_handler(&socket, true),
         "own-after" => own_handler(&socket, false),
         "leaving" => leaving(&socket),
+        "publishing" => publishing(&socket),
         other => panic!("there is no mode '{other}'"),
     }
 }
@@ -307,6 +310,44 @@ fn an_answer_whose_worker_ends_never_looks_whole() {
         let end = until_close.fill().expect_err("an end, and so a whole body");
         assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
         wait_until("the slots are free", || hub.slots_in_use() == 0);
+    }
+}
+
+/// A handler that publishes late.
+fn publishing(socket: &str) {
+    SdkWorker::new("publishing")
+        .socket(socket)
+        .threads(2)
+        .sse_route("/room", SseRoute::new())
+        .route("POST", "/late/{n}", |request: Request| {
+            let n = request.param("n").expect("the route has it").into_owned();
+            println!("begun {n}");
+            std::thread::sleep(Duration::from_millis(100));
+            let events = request.events();
+            let pushed = events.push(Target::path("/room"), Event::new(n));
+            pushed.map(|()| Response::no_content())
+        })
+        .run()
+        .unwrap_or_else(|error| panic!("the worker failed: {error}"));
+}
+
+#[test]
+fn what_a_draining_worker_publishes_is_heard() {
+    // The request's lane is one of two, and which is chance; the events' is always the first.
+    let hub = HubOptions::new().args(["--shards", "2"]).start();
+    let mut worker = start(&hub, "publishing");
+    hub.wait_attached("publishing", worker.pid());
+    let mut stream = Sse::open(&hub, "/room");
+    for n in 0..10 {
+        let mut client = hub.connect();
+        client.request("POST", &format!("/late/{n}"), "", b"");
+        worker.wait_line(&format!("begun {n}"));
+        worker.signal("TERM");
+        assert_eq!(client.answer_to("POST").status, 204);
+        assert_eq!(stream.next().data, n.to_string());
+        assert_eq!(worker.wait().code(), Some(0));
+        worker = start(&hub, "publishing");
+        hub.wait_attached("publishing", worker.pid());
     }
 }
 
