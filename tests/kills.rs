@@ -124,6 +124,7 @@ fn a_thousand_worker_kills() {
 fn worker_kills(rounds: usize) -> Times {
     let hub = Hub::start();
     let (mut answers, mut returns) = (Times::default(), Times::default());
+    let mut deaths = Times::default();
     let mut before = None;
     for round in 0..rounds + WARM_UP {
         if round == WARM_UP {
@@ -156,12 +157,23 @@ fn worker_kills(rounds: usize) -> Times {
             .collect();
         // The readers are to be asleep in the kernel, as clients are.
         wait_until("every reader waits", || sleepers_in_recv() >= 6);
+        let queued = time_in_run_queues(&hub.process);
         let killed = Instant::now();
         worker.process.kill();
+        let reaped = killed.elapsed();
         let ended: Vec<_> = readers.into_iter().map(|r| r.join().unwrap()).collect();
         let took = ended.iter().map(|(at, _)| at.duration_since(killed));
+        let late = took.clone().max().filter(|t| *t > ANSWERED_WITHIN);
         answers.0.extend(took);
+        deaths.0.push(reaped);
         drop(ended);
+        if let Some(late) = late {
+            // Whose fault it is: the kernel's, which had others to run, or the hub's.
+            let queued = time_in_run_queues(&hub.process).saturating_sub(queued);
+            println!(
+                "round {round}: {late:.1?}; the worker was reaped after {reaped:.1?}; the threads of the hub stood in run queues for {queued:.1?}"
+            );
+        }
 
         let spawned = Instant::now();
         let newcomer = hub.worker_with("demo", &["--threads", "2"]);
@@ -170,10 +182,21 @@ fn worker_kills(rounds: usize) -> Times {
         drop(newcomer);
         wait_until("its route is 503", || hub.get("/hello").status == 503);
     }
+    deaths.print("from kill -9 to the end of the process");
     answers.print("from kill -9 to the 502 at the client");
     returns.print("from a worker's start to its first answer");
     wait_let_go(&hub, &before.expect("rounds were counted"));
     answers
+}
+
+/// How long the threads of a process have been ready to run without running, all together.
+fn time_in_run_queues(process: &Process) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid()));
+    let times = tasks.expect("the process lives").filter_map(|task| {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        text.split(' ').nth(1)?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(times.sum())
 }
 
 /// Threads of this process that wait in the kernel for a socket.
