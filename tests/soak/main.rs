@@ -65,6 +65,9 @@ const WORKERS: &[Kind] = &[
 /// Of [`WORKERS`], those that live on.
 const ANVILS: usize = 2;
 
+/// What a client does until the run is over.
+type Job<'a> = Box<dyn FnOnce(&Shared, Random) + Send + 'a>;
+
 fn number_of(variable: &str, default: u64) -> u64 {
     match std::env::var(variable) {
         Ok(text) => text
@@ -84,11 +87,11 @@ fn soak() {
     let mut director = Director::new(&mut random, length, cpu);
     let shared = director.shared();
     let topics = topics(&shared);
+    let jobs = jobs(&topics);
+    let clients = jobs.len();
     std::thread::scope(|scope| {
-        let mut clients = 0;
-        let mut start = |job: Box<dyn FnOnce(&Shared, Random) + Send>| {
+        for job in jobs {
             let (shared, random) = (&*shared, Random(random.next()));
-            clients += 1;
             scope.spawn(move || {
                 let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     job(shared, random);
@@ -99,26 +102,6 @@ fn soak() {
                     shared.stop.store(true, Ordering::SeqCst);
                 }
             });
-        };
-        for _ in 0..4 {
-            start(Box::new(clients::small));
-        }
-        for _ in 0..2 {
-            start(Box::new(clients::echo));
-            start(Box::new(clients::fresh));
-            start(Box::new(clients::leaving));
-        }
-        start(Box::new(clients::slow));
-        start(Box::new(clients::garbage));
-        for topic in &topics {
-            start(Box::new(move |shared, random| {
-                streams::publish(shared, topic, random);
-            }));
-            for _ in 0..2 {
-                start(Box::new(move |shared, random| {
-                    streams::subscribe(shared, topic, random);
-                }));
-            }
         }
         let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             director.run(clients);
@@ -129,6 +112,31 @@ fn soak() {
         }
     });
     director.finish();
+}
+
+fn jobs(topics: &[Topic]) -> Vec<Job<'_>> {
+    let mut jobs: Vec<Job<'_>> = Vec::new();
+    for _ in 0..4 {
+        jobs.push(Box::new(clients::small));
+    }
+    for _ in 0..2 {
+        jobs.push(Box::new(clients::echo));
+        jobs.push(Box::new(clients::fresh));
+        jobs.push(Box::new(clients::leaving));
+    }
+    jobs.push(Box::new(clients::slow));
+    jobs.push(Box::new(clients::garbage));
+    for topic in topics {
+        jobs.push(Box::new(move |shared, random| {
+            streams::publish(shared, topic, random);
+        }));
+        for _ in 0..2 {
+            jobs.push(Box::new(move |shared, random| {
+                streams::subscribe(shared, topic, random);
+            }));
+        }
+    }
+    jobs
 }
 
 fn topics(shared: &Shared) -> Vec<Topic> {
