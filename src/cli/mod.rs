@@ -5,7 +5,7 @@ mod demo;
 mod serve;
 mod status;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -24,6 +24,9 @@ pub fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .with_writer(std::io::stderr)
+        // It would complain on the very stream that could not be written to, and a log that nobody
+        // can read, on a full disk or in a broken pipe, must not end a thread that serves.
+        .log_internal_errors(false)
         .init();
     let result = match cli.command {
         Command::Serve(args) => args.config().and_then(serve::serve),
@@ -34,7 +37,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("slotway: {}", failure.message);
+            // Not by eprintln, which panics where nobody can read it.
+            let _ = writeln!(std::io::stderr(), "slotway: {}", failure.message);
             ExitCode::from(failure.code)
         }
     }

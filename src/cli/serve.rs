@@ -27,8 +27,15 @@ pub fn start(config: HubConfig) -> Result<RunningHub, Failure> {
         lines += &format!("listening on unix:{}\n", path.display());
     }
     lines += &format!("workers attach at {}\n", hub.socket.display());
-    print(&lines)?;
+    announce(&lines);
     Ok(hub)
+}
+
+/// Prints where a hub is. One that nobody can read serves all the same.
+pub fn announce(text: &str) {
+    if let Err(failure) = print(text) {
+        tracing::warn!("{}; it was:\n{text}", failure.message);
+    }
 }
 
 /// Prints to standard output at once, also where that is a pipe.

@@ -193,19 +193,31 @@ impl Output {
         loop {
             let last = frame.end;
             if let Err(end) = self.send_frame(exchange, frame, framing, with_body).await {
-                return end;
+                return self.cut_short(end, framing);
             }
             if last {
                 break;
             }
             frame = match exchange.next_frame().await {
                 Ok(frame) => frame,
-                Err(_) => return Relayed::Broken("the worker stopped in the middle of a response"),
+                Err(_) => {
+                    let why = "the worker stopped in the middle of a response";
+                    return self.cut_short(Relayed::Broken(why), framing);
+                }
             };
         }
         Relayed::Whole {
             reusable: manner.keep_alive && framing != BodyFraming::UntilClose,
         }
+    }
+
+    /// Where the end of the connection is the end of the body (RFC 9112, section 6.3), a body that is
+    /// cut short would pass for a whole one: such a connection is reset.
+    fn cut_short(&self, end: Relayed, framing: BodyFraming) -> Relayed {
+        if framing == BodyFraming::UntilClose {
+            self.watch.reset_on_close();
+        }
+        end
     }
 
     /// Says that nothing more will be sent.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 
-use crate::sys::listen::{shutdown_both, shutdown_read, with_socket};
+use crate::sys::listen::{reset_on_close, shutdown_both, shutdown_read, with_socket};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
 #[derive(Debug)]
@@ -49,6 +49,12 @@ impl Watch {
     /// No file descriptor is left.
     pub fn duplicate(&self) -> io::Result<OwnedFd> {
         with_socket(self.socket, |socket| socket.try_clone_to_owned())
+    }
+
+    /// Has the client see a reset when the connection is dropped, and not an end.
+    pub fn reset_on_close(&self) {
+        // A socket that is gone already ends in no way at all.
+        let _ = with_socket(self.socket, |socket| reset_on_close(socket));
     }
 
     /// Whether the connection was overdue, or was stopped.

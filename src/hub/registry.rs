@@ -178,13 +178,12 @@ impl Registry {
         Some(name)
     }
 
-    /// A shard has let go of its lane to the worker. Returns whether it was the last.
-    pub fn lane_ended(&mut self, index: usize) -> bool {
-        let Some(record) = self.records.get_mut(index).and_then(Option::as_mut) else {
-            return false;
-        };
+    /// A shard has let go of its lane to the worker. Returns how many are left, and what the worker
+    /// does; `None` where nothing is known of it.
+    pub fn lane_ended(&mut self, index: usize) -> Option<(usize, WorkerState)> {
+        let record = self.records.get_mut(index).and_then(Option::as_mut)?;
         record.lanes_open = record.lanes_open.saturating_sub(1);
-        record.lanes_open == 0
+        Some((record.lanes_open, record.state))
     }
 
     /// Forgets whoever has been gone, or awaited, for long enough. Returns whether routes changed.
@@ -496,8 +495,8 @@ mod tests {
             .unwrap()
             .index;
         assert_ne!(a, b);
-        assert!(!registry.lane_ended(a));
-        assert!(registry.lane_ended(a));
+        let mut left = || registry.lane_ended(a).map(|(left, _)| left);
+        assert_eq!((left(), left()), (Some(1), Some(0)));
         assert!(registry.expire(10));
         assert_eq!(
             registry

@@ -121,6 +121,11 @@ impl Announcement {
         self.before.push((shard, command));
     }
 
+    /// A command for one shard, behind the routes.
+    pub fn after(&mut self, shard: usize, command: Command) {
+        self.after.push((shard, command));
+    }
+
     /// A command for each of `shards` shards, behind the routes.
     pub fn after_all(&mut self, shards: usize, command: impl Fn() -> Command) {
         self.after

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use crate::control::{FieldError, Registration, ToHub, ToWorker, WakeMode};
+use crate::control::{FieldError, Registration, ToHub, ToWorker, WakeMode, WorkerState};
 use crate::gateway::mailbox::Mailbox;
 use crate::gateway::shard::{Command, Report};
 use crate::gateway::stream::{Incarnation, ToStreams};
@@ -15,7 +15,7 @@ use crate::hub::lanes::NewLane;
 use crate::hub::liveness::{Due, Liveness};
 use crate::hub::readiness::{Ready, Sources};
 use crate::hub::registry::Process;
-use crate::hub::state::HubState;
+use crate::hub::state::{Announcement, HubState};
 use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_WORKERS};
 use crate::shm::layout::{ABI_VERSION, Geometry};
 use crate::sys::clock::monotonic_ms;
@@ -309,7 +309,7 @@ impl Supervisor {
                 announcement.before(shard, Command::AddLane(attached.index, parts));
             }
             if let Some(old) = attached.replaced {
-                announcement.after_all(shards, || Command::Drain(old));
+                announce_drain(announcement, shards, old);
             }
             Ok(attached)
         })?;
@@ -339,7 +339,7 @@ impl Supervisor {
         let shards = self.parts.state.shards();
         let _ = self.parts.state.change(|registry, announcement| {
             registry.drain(worker);
-            announcement.after_all(shards, || Command::Drain(worker));
+            announce_drain(announcement, shards, worker);
             Ok(())
         });
         self.tell(
@@ -383,13 +383,16 @@ impl Supervisor {
     fn take_report(&mut self, report: Report) {
         match report {
             Report::LaneEnded(_, worker, violation) => {
-                let last = self
-                    .parts
-                    .state
-                    .change(|registry, _| Ok(registry.lane_ended(worker)));
+                let ended = self.parts.state.change(|registry, announcement| {
+                    let left = registry.lane_ended(worker);
+                    if left == Some((1, WorkerState::Draining)) {
+                        announcement.after(EVENTS_SHARD, Command::Drain(worker));
+                    }
+                    Ok(left)
+                });
                 if let Some(why) = violation {
                     self.evict(worker, &why);
-                } else if matches!(last, Ok(true)) {
+                } else if matches!(ended, Ok(Some((0, _)))) {
                     // Drained, or dead already: either way nothing connects the two any more.
                     self.peers
                         .retain(|_, connected| connected.worker != Some(worker));
@@ -447,6 +450,16 @@ impl Supervisor {
             .read(|r| r.get(worker).map(|r| r.name.to_string()))
             .unwrap_or_default()
     }
+}
+
+/// The shard whose lane carries the events of all workers (`docs/SHM_ABI.md`).
+const EVENTS_SHARD: usize = 0;
+
+/// Has a worker's lanes drain. The one that carries its events is to be the last: a request on any
+/// other may still publish some.
+fn announce_drain(announcement: &mut Announcement, shards: usize, worker: usize) {
+    let others = (0..shards).filter(|shard| *shard != EVENTS_SHARD || shards == 1);
+    others.for_each(|shard| announcement.after(shard, Command::Drain(worker)));
 }
 
 fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {

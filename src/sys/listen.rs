@@ -263,6 +263,15 @@ pub fn shutdown_both(socket: impl AsFd) -> io::Result<()> {
     Ok(shutdown(socket, Shutdown::Both)?)
 }
 
+/// Has the kernel reset the connection when the socket is closed, in place of ending it as if all had
+/// been said. What it has not sent yet is dropped. Only TCP knows the difference.
+///
+/// # Errors
+/// The descriptor is no socket.
+pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
+    Ok(sockopt::set_socket_linger(socket, Some(Duration::ZERO))?)
+}
+
 /// Lends a socket known by its number alone.
 ///
 /// The caller knows that it is open: a number that was closed and given out again would name

@@ -13,6 +13,7 @@ pub mod probe;
 pub mod process;
 #[cfg(feature = "gateway")]
 pub mod ring_write;
+pub mod signal;
 pub mod stream_socket;
 pub mod timer;
 

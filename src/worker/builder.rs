@@ -149,8 +149,8 @@ impl Worker {
     }
 
     /// Whether SIGTERM and SIGINT have the worker drain and return, which is the default. A second
-    /// signal makes it return at once. After `run` has returned, both signals are ignored: the program
-    /// is expected to end.
+    /// signal makes it return at once. After `run` has returned, both signals do what they did before;
+    /// a handler of the program's own is called meanwhile, too.
     pub fn handle_signals(mut self, handle: bool) -> Worker {
         self.settings.handle_signals = handle;
         self

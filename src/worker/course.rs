@@ -58,7 +58,7 @@ impl Course {
 }
 
 /// Waiting times between attempts to connect: the first is short, for a hub that is only restarting;
-/// later ones double up to a second, and each is cut by chance, so that many workers do not come all
+/// later ones double up to half a second, and each is cut by chance, so that many workers do not come all
 /// at once.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -67,8 +67,9 @@ pub(crate) struct Backoff {
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
-/// Short enough for a worker to be back within a second of the hub's return.
-const LONGEST_DELAY: Duration = Duration::from_millis(900);
+/// Half of the second within which a worker is to be back after the hub's return: the other half is
+/// for the handshake, on a machine that is busy.
+const LONGEST_DELAY: Duration = Duration::from_millis(500);
 
 impl Backoff {
     pub(crate) fn new() -> Backoff {

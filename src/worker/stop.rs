@@ -4,10 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use signal_hook::SigId;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::low_level::{pipe, unregister};
-
+use crate::sys::signal::SignalListener;
 use crate::worker::session::lock;
 
 /// Asks a worker to stop, from any thread.
@@ -41,7 +38,8 @@ impl WorkerHandle {
 pub(crate) struct StopListener {
     bell: UnixStream,
     handle: WorkerHandle,
-    signals: Vec<SigId>,
+    /// Dropped with the listener, which puts the program's own handling of signals back.
+    _signals: Option<SignalListener>,
 }
 
 impl StopListener {
@@ -49,18 +47,15 @@ impl StopListener {
         let (bell, rings) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         rings.set_nonblocking(true)?;
-        let mut listener = StopListener {
+        let signals = match with_signals {
+            true => Some(SignalListener::new(rings.try_clone()?.into())?),
+            false => None,
+        };
+        let listener = StopListener {
             bell,
             handle: handle.clone(),
-            signals: Vec::new(),
+            _signals: signals,
         };
-        if with_signals {
-            for signal in [SIGTERM, SIGINT] {
-                listener
-                    .signals
-                    .push(pipe::register(signal, rings.try_clone()?)?);
-            }
-        }
         let mut state = lock(&handle.state);
         for _ in 0..state.requests {
             (&rings).write_all(&[0])?;
@@ -84,9 +79,6 @@ impl StopListener {
 
 impl Drop for StopListener {
     fn drop(&mut self) {
-        for signal in self.signals.drain(..) {
-            unregister(signal);
-        }
         let mut state = lock(&self.handle.state);
         state.bell = None;
         state.requests = 0;

@@ -119,11 +119,16 @@ impl Answer {
 impl Client {
     /// A connection over TCP, without Nagle's algorithm: each write is a segment.
     pub fn tcp(address: SocketAddr) -> Client {
-        let stream = TcpStream::connect_timeout(&address, GUARD).expect("the hub accepts");
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(GUARD)).unwrap();
-        stream.set_write_timeout(Some(GUARD)).unwrap();
-        Client::over(Stream::Tcp(stream))
+        Client::try_tcp(address).expect("the hub accepts")
+    }
+
+    /// As [`Client::tcp`], where the hub may be away.
+    pub fn try_tcp(address: SocketAddr) -> std::io::Result<Client> {
+        let stream = TcpStream::connect_timeout(&address, GUARD)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(GUARD))?;
+        stream.set_write_timeout(Some(GUARD))?;
+        Ok(Client::over(Stream::Tcp(stream)))
     }
 
     /// A connection over TCP that takes little before it is read from.
@@ -206,6 +211,15 @@ impl Client {
         }
     }
 
+    /// Ends both directions, also for the other handles to this connection.
+    pub fn shut_down(&self) {
+        // A connection that has ended already needs no end.
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
     /// Closes so that the other side gets a reset, as when a client process is killed with unread
     /// bytes.
     pub fn reset(self) {
@@ -256,6 +270,24 @@ impl Client {
         Some(answer)
     }
 
+    /// As [`Client::answer_to`], where the hub may be killed at any moment: what was wrong with the
+    /// connection is an error.
+    pub fn try_answer_to(&mut self, method: &str) -> Result<Answer, String> {
+        let mut answer = loop {
+            let answer = self
+                .try_head()?
+                .ok_or("the connection ended before an answer")?;
+            if answer.status >= 200 {
+                break answer;
+            }
+        };
+        let framing = answer.framing(method);
+        let mut body = Vec::new();
+        self.body(framing, &mut |part| body.extend_from_slice(part))?;
+        answer.body = body;
+        Ok(answer)
+    }
+
     /// The data of the next chunk; empty for the last one.
     #[track_caller]
     pub fn chunk(&mut self) -> Vec<u8> {
@@ -277,12 +309,17 @@ impl Client {
     /// connection.
     #[track_caller]
     pub fn head(&mut self) -> Option<Answer> {
+        self.try_head().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Client::head`], where the connection may also break off within the head.
+    pub fn try_head(&mut self) -> Result<Option<Answer>, String> {
         let mut lines: Vec<Vec<u8>> = Vec::new();
         loop {
             let line = match self.line() {
                 Some(line) => line,
-                None if lines.is_empty() && self.buffered().is_empty() => return None,
-                None => panic!("the connection ended within a head: {lines:?}"),
+                None if lines.is_empty() && self.buffered().is_empty() => return Ok(None),
+                None => return Err(format!("the connection ended within a head: {lines:?}")),
             };
             if line.is_empty() {
                 break;
@@ -299,12 +336,12 @@ impl Client {
             let name = String::from_utf8(line[..colon].to_vec()).expect("a name");
             (name, line[colon + 1..].trim_ascii().to_vec())
         });
-        Some(Answer {
+        Ok(Some(Answer {
             status: status.expect("a status code"),
             reason: parts.next().expect("a reason phrase").to_string(),
             fields: fields.collect(),
             body: Vec::new(),
-        })
+        }))
     }
 
     fn body(&mut self, framing: Framing, sink: &mut dyn FnMut(&[u8])) -> Result<(), String> {

@@ -10,7 +10,7 @@ use simd_json::OwnedValue;
 use simd_json::prelude::*;
 
 use super::client::{Answer, Client};
-use super::process::{Process, SLOTWAY};
+use super::process::{Process, slotway_binary};
 use super::scratch::ScratchDir;
 use super::{json, wait_until};
 
@@ -103,7 +103,7 @@ impl HubOptions {
 
 /// A command that runs the binary and sees nothing of the caller's configuration.
 pub fn slotway(dir: &ScratchDir) -> Command {
-    private(Command::new(SLOTWAY), dir)
+    private(Command::new(slotway_binary()), dir)
 }
 
 fn private(mut command: Command, dir: &ScratchDir) -> Command {

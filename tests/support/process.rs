@@ -1,6 +1,7 @@
 //! Child processes that cannot outlive the test: killed by their own pid and reaped when dropped.
 //! Never signals a process it did not start.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -8,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use super::GUARD;
 
-/// The binary under test.
-pub const SLOTWAY: &str = env!("CARGO_BIN_EXE_slotway");
+/// The binary under test. A run that outlives the next build has a copy, which
+/// `SLOTWAY_TEST_BINARY` names.
+pub fn slotway_binary() -> OsString {
+    std::env::var_os("SLOTWAY_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_slotway").into())
+}
 
 /// A running child, with what it has printed.
 #[derive(Debug)]
@@ -117,6 +121,12 @@ impl Process {
             );
             self.stdout.wait_change(Duration::from_millis(20));
         }
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.pid());
+        std::fs::read_dir(path).expect("the process lives").count()
     }
 
     /// A number of kibibytes out of `/proc/PID/status`, for example `VmRSS`.

@@ -146,6 +146,12 @@ impl Sse {
     #[track_caller]
     pub fn read_head(mut client: Client) -> Sse {
         let head = client.head().expect("a head");
+        Sse::behind(client, head)
+    }
+
+    /// The stream behind a head that was read already.
+    #[track_caller]
+    pub fn behind(client: Client, head: Answer) -> Sse {
         assert_eq!(head.status, 200, "{head:?}");
         assert_eq!(head.field("content-type"), Some("text/event-stream"));
         assert_eq!(head.field("content-length"), None);
@@ -190,6 +196,23 @@ impl Sse {
             assert!(start.elapsed() < GUARD, "no event comes");
             self.receive();
         }
+    }
+
+    /// The next event if one is here, or comes before the next heartbeat or end; `Err` at the end.
+    #[track_caller]
+    pub fn look(&mut self) -> Result<Option<Message>, End> {
+        if self.parser.messages.is_empty() {
+            if let Some(end) = self.end {
+                return Err(end);
+            }
+            self.receive();
+        }
+        Ok(self.parser.messages.pop_front())
+    }
+
+    /// The id from which a client resumes that was cut off before its first event, if it has come.
+    pub fn begun_at(&self) -> Option<&str> {
+        self.parser.opening_id.as_deref()
     }
 
     /// The events up to the first for which `is_last` holds, that one included.

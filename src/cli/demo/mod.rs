@@ -14,7 +14,7 @@ use bytes::Bytes;
 use crate::cli::Failure;
 use crate::cli::args::DemoWorkerArgs;
 use crate::cli::demo::page::root;
-use crate::cli::serve::{print, start};
+use crate::cli::serve::{announce, start};
 use crate::hub::HubConfig;
 use crate::message::Method;
 use crate::worker::{Request, Response, Worker};
@@ -44,10 +44,10 @@ pub fn demo(config: HubConfig) -> Result<(), Failure> {
             )));
         }
     }
-    print(&format!("demo worker attached (pid {})\n", worker.id()))?;
+    announce(&format!("demo worker attached (pid {})\n", worker.id()));
     if let Some(address) = hub.tcp.first() {
-        print(&format!("try: curl http://{address}/hello\n"))?;
-        print(&format!("or open http://{address}/ in a browser\n"))?;
+        announce(&format!("try: curl http://{address}/hello\n"));
+        announce(&format!("or open http://{address}/ in a browser\n"));
     }
     let result = hub.wait().map_err(Failure::failed);
     dismiss(worker).map_err(Failure::failed)?;
