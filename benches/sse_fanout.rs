@@ -19,6 +19,7 @@ use io_uring::{IoUring, opcode, types};
 use rustix::event::epoll;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
+use slotway::gateway::connections::Connections;
 use slotway::gateway::mailbox::{Mailbox, mailbox};
 use slotway::gateway::shard::Command;
 use slotway::gateway::stream::thread::{ThreadParts, run};
@@ -149,9 +150,11 @@ impl Fanout {
             tell.send(gettid().as_raw_nonzero().get()).unwrap();
             run(parts).unwrap();
         });
+        let connections = Connections::new(sockets.len());
         for socket in sockets {
             let client = Client {
                 socket,
+                place: connections.enter().expect("a place for each"),
                 head: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
             };
             let reading = Reading {

@@ -15,7 +15,6 @@ use crate::http::{
     BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
     encode_own_head, encode_worker_head, framing_for,
 };
-use crate::limits::STALL_TIMEOUT_MS;
 use crate::message::{Method, Version};
 use crate::shm::codec::{CodecError, decode_response};
 
@@ -77,6 +76,8 @@ pub struct Output {
     writer: OwnedWriteHalf<UnixStream>,
     watch: Rc<Watch>,
     clock: Rc<Clock>,
+    /// Time the client may take nothing. Milliseconds.
+    timeout_ms: u64,
     /// What is to be sent; kept for its capacity.
     bytes: Vec<u8>,
     /// A response head out of shared memory; kept for its capacity.
@@ -84,12 +85,19 @@ pub struct Output {
 }
 
 impl Output {
-    /// The half that writes to `writer`, watched by `watch`.
-    pub fn new(writer: OwnedWriteHalf<UnixStream>, watch: Rc<Watch>, clock: Rc<Clock>) -> Output {
+    /// The half that writes to `writer`, watched by `watch`. A client that takes nothing for
+    /// `timeout_ms` milliseconds is cut off.
+    pub fn new(
+        writer: OwnedWriteHalf<UnixStream>,
+        watch: Rc<Watch>,
+        clock: Rc<Clock>,
+        timeout_ms: u64,
+    ) -> Output {
         Output {
             writer,
             watch,
             clock,
+            timeout_ms,
             bytes: Vec::new(),
             head: Vec::new(),
         }
@@ -336,7 +344,7 @@ impl Output {
     /// A client that takes nothing for too long is cut off.
     fn expect_progress(&self) {
         self.watch
-            .expect_write(self.clock.now_ms() + STALL_TIMEOUT_MS);
+            .expect_write(self.clock.now_ms() + self.timeout_ms);
     }
 }
 

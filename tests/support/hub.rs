@@ -21,6 +21,7 @@ pub struct HubOptions {
     env: Vec<(OsString, OsString)>,
     demo: bool,
     port: u16,
+    open_files: Option<u32>,
 }
 
 impl HubOptions {
@@ -44,6 +45,12 @@ impl HubOptions {
     /// `slotway demo` in place of `slotway serve`.
     pub fn demo(mut self) -> HubOptions {
         self.demo = true;
+        self
+    }
+
+    /// A limit on open files that it cannot raise.
+    pub fn open_files(mut self, limit: u32) -> HubOptions {
+        self.open_files = Some(limit);
         self
     }
 
@@ -76,7 +83,15 @@ impl HubOptions {
 
     /// Starts it without waiting, for starts that are to fail.
     pub fn spawn(&self, dir: &ScratchDir) -> Process {
-        let mut command = slotway(dir);
+        let mut command = match self.open_files {
+            None => slotway(dir),
+            Some(limit) => {
+                let mut shell = in_private(Command::new("sh"), dir);
+                let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &script, SLOTWAY]);
+                shell
+            }
+        };
         command.arg(if self.demo { "demo" } else { "serve" });
         command.arg("--port").arg(self.port.to_string());
         if !self.args.iter().any(|arg| arg == "--socket") {
@@ -89,7 +104,11 @@ impl HubOptions {
 
 /// A command that runs the binary and sees nothing of the caller's configuration.
 pub fn slotway(dir: &ScratchDir) -> Command {
-    let mut command = Command::new(SLOTWAY);
+    in_private(Command::new(SLOTWAY), dir)
+}
+
+/// A command that sees nothing of the caller's configuration.
+fn in_private(mut command: Command, dir: &ScratchDir) -> Command {
     for name in ["HUB_SECRET", "HUB_BIND", "SLOTWAY_SOCKET"] {
         command.env_remove(name);
     }

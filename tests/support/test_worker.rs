@@ -239,6 +239,11 @@ fn blocking_worker(worker: Worker) -> Worker {
             Ok::<_, slotway::worker::BodyError>(body.len().to_string())
         })
         .route("POST", "/ignore", |_: Request| "not read")
+        .route("POST", "/swallow", swallow)
+        .route("POST", "/short", swallow)
+        .max_body(1000)
+        .route("POST", "/long", swallow)
+        .max_body(0)
         .route("GET", "/until-cancelled", |request: Request| {
             BEGUN.fetch_add(1, Ordering::SeqCst);
             // The hub cancels at its deadline at the latest; this is for a hub that forgets.
@@ -276,6 +281,14 @@ fn write_pattern(out: &mut dyn Write, n: u64) -> io::Result<()> {
         written += len as u64;
     }
     Ok(())
+}
+
+/// Reads whatever comes, and only then answers.
+fn swallow(request: Request) -> Response {
+    match io::copy(&mut request.into_body(), &mut io::sink()) {
+        Ok(count) => Response::text(count.to_string()),
+        Err(error) => Response::text(format!("{error}")).status(400),
+    }
 }
 
 fn check(request: Request) -> Response {

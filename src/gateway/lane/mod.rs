@@ -66,6 +66,8 @@ pub struct Lane {
     hungry: RefCell<Slab<Waker>>,
     violation: Cell<Option<Violation>>,
     draining: Cell<bool>,
+    /// Slots of which clients may be slow to fill the rest.
+    receiving: Cell<u32>,
 }
 
 impl Lane {
@@ -90,6 +92,7 @@ impl Lane {
             hungry: RefCell::new(Slab::new()),
             violation: Cell::new(None),
             draining: Cell::new(false),
+            receiving: Cell::new(0),
         };
         (Rc::new(lane), parts.hub_doorbell, parts.worker_doorbell)
     }
@@ -159,6 +162,25 @@ impl Lane {
     /// Whether an exchange of so many slots can be opened at all, in an empty lane.
     pub fn may_ever_begin(&self, slots: usize) -> bool {
         slots <= LaneCore::most_to_begin(self.geometry)
+    }
+
+    /// Whether clients may fill `slots` more slots at their own pace: five eighths of the arena are for
+    /// that. The rest stays with requests that have arrived, however many clients are slow.
+    pub fn may_receive(&self, slots: usize) -> bool {
+        let most = self.geometry.slots() as usize * 5 / 8;
+        self.receiving.get() as usize + slots <= most
+    }
+
+    /// A part of what may be filled by clients at their own pace; `None` while it is used up.
+    pub fn share(self: &Rc<Lane>, slots: usize) -> Option<Share> {
+        let taken = slots as u32;
+        self.may_receive(slots).then(|| {
+            self.receiving.set(self.receiving.get() + taken);
+            Share {
+                lane: self.clone(),
+                slots: taken,
+            }
+        })
     }
 
     /// Gives back slots that were not submitted.
@@ -297,6 +319,21 @@ impl Lane {
                 None
             }
         }
+    }
+}
+
+/// A part of what clients may fill at their own pace, held while one does.
+#[derive(Debug)]
+pub struct Share {
+    lane: Rc<Lane>,
+    slots: u32,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.lane
+            .receiving
+            .set(self.lane.receiving.get() - self.slots);
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::net::TcpStream;
 
+use crate::gateway::connections::Place;
 use crate::limits::STREAM_USER_TIMEOUT_MS;
 use crate::sys::listen::{recv_peek_eof, shutdown_both, with_socket};
 use crate::sys::stream_socket::{Discarded, discard, is_writable, prepare, send_last};
@@ -17,6 +18,8 @@ use crate::sys::stream_socket::{Discarded, discard, is_writable, prepare, send_l
 #[derive(Debug)]
 pub struct Socket {
     fd: AsyncFd<Stream>,
+    /// Left when the socket is closed.
+    _place: Place,
 }
 
 /// To the ring every stream socket is the same; its type for TCP serves all.
@@ -30,11 +33,11 @@ impl Socket {
     // The successor of this constructor is unsafe, and newer than the oldest tokio that serves here.
     // What it asks for holds: the socket is owned by the `AsyncFd`, and nobody replaces it.
     #[allow(deprecated)]
-    pub fn new(fd: OwnedFd) -> io::Result<Socket> {
+    pub fn new(fd: OwnedFd, place: Place) -> io::Result<Socket> {
         prepare(&fd, STREAM_USER_TIMEOUT_MS)?;
         let stream = Stream(TcpStream::from_std(fd.into()));
         let fd = AsyncFd::with_interest(stream, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Socket { fd })
+        Ok(Socket { fd, _place: place })
     }
 
     /// What the ring writes to.
