@@ -239,6 +239,17 @@ fn blocking_worker(worker: Worker) -> Worker {
             Ok::<_, slotway::worker::BodyError>(body.len().to_string())
         })
         .route("POST", "/ignore", |_: Request| "not read")
+        .route("GET", "/fields/{n}", |request: Request| {
+            let names = (0..number(&request, "n")).map(|n| format!("x-{n}"));
+            names.fold(Response::ok(), |response, name| response.header(&name, "y"))
+        })
+        .route("GET", "/nominated", |_: Request| {
+            Response::text("nominated")
+                .header("x-hop", "1")
+                .header("connection", "x-hop, close")
+                .header("x-hop", "2")
+                .header("x-end", "3")
+        })
         .route("POST", "/swallow", swallow)
         .route("POST", "/short", swallow)
         .max_body(1000)
