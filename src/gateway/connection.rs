@@ -94,6 +94,7 @@ pub async fn serve(
         entered.watch.clone(),
         shard.clock.clone(),
         shard.config.clients.write_timeout_ms,
+        shard.spilled.clone(),
     );
     let input = Input::new(read_more, pending, reader);
     let mut connection = Connection {

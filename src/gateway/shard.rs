@@ -18,6 +18,7 @@ use crate::gateway::clock::Clock;
 use crate::gateway::connections::Connections;
 use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
+use crate::gateway::output::Spilled;
 use crate::gateway::plan::Scratch;
 use crate::gateway::stream::{
     LaneEvents, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
@@ -99,6 +100,7 @@ pub struct Shard {
     pub(super) control: Arc<dyn ControlPlane>,
     pub(super) clock: Rc<Clock>,
     pub(super) watches: Rc<Watches>,
+    pub(super) spilled: Rc<Spilled>,
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) streams: Streams,
@@ -144,6 +146,7 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         control: parts.control,
         clock: Rc::new(Clock::new()),
         watches: Rc::new(Watches::default()),
+        spilled: Rc::new(Spilled::default()),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
         streams: parts.streams,
@@ -390,12 +393,17 @@ impl Shard {
 
     fn tick(&self) -> Load {
         let now_ms = self.clock.now_ms();
-        self.watches.tick(now_ms);
         let mut busy = false;
+        // Empty but in need, so nothing is allocated.
+        let mut pressed = Vec::new();
         for lane in self.lanes.borrow().iter().flatten() {
             lane.tick(now_ms);
             busy |= lane.is_busy();
+            if lane.is_pressed() {
+                pressed.push(lane.address());
+            }
         }
+        self.watches.tick(now_ms, &pressed);
         if self.stopping.get() {
             self.watches.stop_resting();
             if let Some(main) = &*self.main.borrow() {

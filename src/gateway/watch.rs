@@ -17,6 +17,9 @@ pub struct Watch {
     socket: RawFd,
     read_ms: Cell<u64>,
     write_ms: Cell<u64>,
+    /// The same while the worker of the lane at this address is pressed.
+    pressed_write_ms: Cell<u64>,
+    lane: Cell<usize>,
     fired: Cell<bool>,
     resting: Cell<bool>,
 }
@@ -28,9 +31,12 @@ impl Watch {
         self.read_ms.set(deadline_ms);
     }
 
-    /// The client must have taken something by this time; else the socket is shut down.
-    pub fn expect_write(&self, deadline_ms: u64) {
+    /// The client must have taken something by this time; else the socket is shut down. While the
+    /// worker of the lane with this address is pressed, that is so by another, earlier time.
+    pub fn expect_write(&self, deadline_ms: u64, lane: usize, pressed_ms: u64) {
         self.write_ms.set(deadline_ms);
+        self.lane.set(lane);
+        self.pressed_write_ms.set(pressed_ms);
     }
 
     /// Nothing is owed by the sending client.
@@ -41,6 +47,7 @@ impl Watch {
     /// Nothing is owed by the receiving client.
     pub fn clear_write(&self) {
         self.write_ms.set(u64::MAX);
+        self.pressed_write_ms.set(u64::MAX);
     }
 
     /// The connection's socket under a descriptor of its own.
@@ -61,9 +68,11 @@ impl Watch {
         self.resting.set(resting);
     }
 
-    fn check(&self, now_ms: u64) {
+    fn check(&self, now_ms: u64, pressed: &[usize]) {
+        let is_pressing =
+            self.pressed_write_ms.get() <= now_ms && pressed.contains(&self.lane.get());
         // A socket that is gone already has nothing left to shut down.
-        if self.write_ms.get() <= now_ms {
+        if self.write_ms.get() <= now_ms || is_pressing {
             self.fired.set(true);
             self.clear_write();
             let _ = with_socket(self.socket, |socket| shutdown_both(socket));
@@ -90,6 +99,8 @@ impl Watches {
             socket,
             read_ms: Cell::new(u64::MAX),
             write_ms: Cell::new(u64::MAX),
+            pressed_write_ms: Cell::new(u64::MAX),
+            lane: Cell::new(0),
             fired: Cell::new(false),
             resting: Cell::new(false),
         });
@@ -106,10 +117,11 @@ impl Watches {
         self.0.borrow().is_empty()
     }
 
-    /// Shuts down what is overdue at `now_ms`.
-    pub fn tick(&self, now_ms: u64) {
+    /// Shuts down what is overdue at `now_ms`. `pressed` are the addresses of lanes whose workers wait
+    /// for memory that slow clients keep from them.
+    pub fn tick(&self, now_ms: u64, pressed: &[usize]) {
         for (_, watch) in self.0.borrow().iter() {
-            watch.check(now_ms);
+            watch.check(now_ms, pressed);
         }
     }
 

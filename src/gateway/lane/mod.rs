@@ -132,6 +132,21 @@ impl Lane {
         self.core.borrow().in_use() > 0 || !self.hungry.borrow().is_empty()
     }
 
+    /// What tells the lane from others while it exists.
+    pub fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Whether clients hold most of what the worker answers with.
+    pub fn is_crowded(&self) -> bool {
+        self.core.borrow().is_crowded()
+    }
+
+    /// Whether the worker waits for memory that slow clients keep from it.
+    pub fn is_pressed(&self) -> bool {
+        self.core.borrow().is_pressed()
+    }
+
     /// What the worker did to be evicted, once.
     pub fn take_violation(&self) -> Option<Violation> {
         self.violation.take()
