@@ -115,8 +115,8 @@ pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
 /// Time a client that is sent something may take none of it.
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
-/// The same while the worker waits for the memory that the client keeps from it.
-pub const PRESSED_WRITE_TIMEOUT_MS: u64 = 5_000;
+/// Time a client may keep a request or an answer waiting while others wait for what it holds.
+pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
 /// Most bytes of answers that one shard copies out of workers' memory because their clients are slow.
 pub const MAX_SPILLED: usize = 64 * 1024 * 1024;
 /// Time by which a request body may at most be behind [`BODY_RATE`], and so the longest pause in one.
@@ -176,6 +176,6 @@ const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
     "the smallest lane holds the largest head beside another request"
 );
-const _: () = assert!(PRESSED_WRITE_TIMEOUT_MS < WRITE_TIMEOUT_MS);
+const _: () = assert!(PRESSED_TIMEOUT_MS < WRITE_TIMEOUT_MS);
 const _: () = assert!(HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 30_000);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

@@ -13,7 +13,7 @@ use support::pattern::pattern;
 use support::{Hub, HubOptions};
 
 /// Clients of each kind.
-const MANY: usize = 150;
+const MANY: usize = 80;
 
 /// One shard, so that all of them share one lane.
 fn hub() -> Hub {

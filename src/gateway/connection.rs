@@ -282,7 +282,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         const LIMIT: u64 = MAX_CONTROL_BODY as u64;
         let mut decoder = ChunkDecoder::default();
         let clients = &self.shard.config.clients;
-        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients);
+        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients, 0);
         loop {
             let buffered = self.input.buffered();
             match body {

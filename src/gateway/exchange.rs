@@ -10,7 +10,7 @@ use std::task::Poll;
 use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::connection::{BodyFault, Connection, Next};
 use crate::gateway::input::{Departure, ReadDone};
-use crate::gateway::lane::{Exchange, Failure, RequestFrame};
+use crate::gateway::lane::{Exchange, Failure, RequestFrame, Share};
 use crate::gateway::output::{Manner, Relayed};
 use crate::gateway::plan::Dispatch;
 use crate::gateway::problem::Problem;
@@ -60,17 +60,28 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             }
         }
         let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
+        let clock = self.shard.clock.clone();
+        let expired = || clock.now_ms() >= deadline_ms;
+        if whole.is_none() {
+            let slots = geometry.slots_for(dispatch.head_len);
+            match lane.wait_for_share(slots, expired).await {
+                Ok(head_share) => share = Some(head_share),
+                Err(Failure::WorkerGone) => return None,
+                Err(Failure::Deadline) => {
+                    self.input.consume(bounds.end);
+                    let problem = Problem::busy(lane.name());
+                    return Some(self.refuse_unread(problem, manner, body).await);
+                }
+            }
+        }
         let first_len = match whole {
             Some(n @ 1..) => body_at + n,
             _ => dispatch.head_len,
         };
-        let begun = {
-            let clock = &self.shard.clock;
-            let expired = || clock.now_ms() >= deadline_ms;
-            let bodyless = manner.method == Method::Head;
-            lane.begin(geometry.slots_for(first_len), bodyless, expired)
-                .await
-        };
+        let bodyless = manner.method == Method::Head;
+        let begun = lane
+            .begin(geometry.slots_for(first_len), bodyless, expired)
+            .await;
         let (exchange, mut slots) = match begun {
             Ok(begun) => begun,
             Err(Failure::WorkerGone) => return None,
@@ -140,6 +151,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 match self
                     .relay_uploading(
                         &exchange,
+                        share,
                         manner,
                         body,
                         dispatch.max_body,
@@ -203,7 +215,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             return Err(BodyFault::Gone);
         }
         let clients = &self.shard.config.clients;
-        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients);
+        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients, 0);
         while self.input.buffered().len() < end {
             receiver.fill(&mut self.input).await?;
         }
@@ -230,7 +242,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         // The slots were taken for this body, so it fits.
         let mut buffer = buffer.ok_or(BodyFault::Gone)?;
         let clients = &self.shard.config.clients;
-        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients);
+        let mut receiver = Receiver::new(
+            &self.entered.watch,
+            &self.shard.clock,
+            clients,
+            lane.address(),
+        );
         while !buffer.is_full() {
             let (result, back) = receiver.fill_slots(&mut self.input, buffer).await;
             result?;
@@ -274,6 +291,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     async fn relay_uploading(
         &mut self,
         exchange: &Exchange,
+        share: Option<Share>,
         manner: Manner,
         body: BodyLength,
         max_body: u64,
@@ -285,10 +303,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let mut upload = Upload {
             exchange,
             geometry: exchange.lane().geometry(),
-            receiver: Receiver::new(watch, &self.shard.clock, clients),
+            receiver: Receiver::new(watch, &self.shard.clock, clients, exchange.lane().address()),
             clock: &self.shard.clock,
             timeout_ms: self.shard.config.timeout_ms,
             max_body,
+            share,
         };
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {
             began.set(Some(status));

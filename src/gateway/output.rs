@@ -16,7 +16,7 @@ use crate::http::{
     BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
     encode_own_head, encode_worker_head, framing_for,
 };
-use crate::limits::{MAX_SPILLED, PRESSED_WRITE_TIMEOUT_MS};
+use crate::limits::MAX_SPILLED;
 use crate::message::{Method, Version};
 use crate::shm::codec::{CodecError, decode_response};
 
@@ -409,12 +409,8 @@ impl Output {
     /// A client that takes nothing for too long is cut off.
     fn expect_progress(&self) {
         let now_ms = self.clock.now_ms();
-        let pressed_ms = match self.lane {
-            0 => u64::MAX,
-            _ => now_ms + PRESSED_WRITE_TIMEOUT_MS,
-        };
         self.watch
-            .expect_write(now_ms + self.timeout_ms, self.lane, pressed_ms);
+            .expect_write(now_ms + self.timeout_ms, self.lane, now_ms);
     }
 }
 

@@ -16,16 +16,30 @@ pub(super) struct Receiver<'a> {
     watch: &'a Watch,
     clock: &'a Clock,
     pace: Pace,
+    lane: usize,
 }
 
 impl<'a> Receiver<'a> {
-    /// For a body of which nothing was waited for yet.
-    pub fn new(watch: &'a Watch, clock: &'a Clock, limits: &ClientLimits) -> Receiver<'a> {
+    /// For a body of which nothing was waited for yet. `lane` is the address of the lane of which it
+    /// holds something meanwhile, or 0.
+    pub fn new(
+        watch: &'a Watch,
+        clock: &'a Clock,
+        limits: &ClientLimits,
+        lane: usize,
+    ) -> Receiver<'a> {
         Receiver {
             watch,
             clock,
             pace: Pace::new(limits),
+            lane,
         }
+    }
+
+    fn expect(&mut self) {
+        let now_ms = self.clock.now_ms();
+        let deadline_ms = self.pace.wait(now_ms);
+        self.watch.expect_body(deadline_ms, self.lane, now_ms);
     }
 
     /// Receives once into the connection's buffer.
@@ -33,7 +47,7 @@ impl<'a> Receiver<'a> {
         &mut self,
         input: &mut Input<'_, F>,
     ) -> Result<(), BodyFault> {
-        self.watch.expect_read(self.pace.wait(self.clock.now_ms()));
+        self.expect();
         let received = input.fill().await;
         self.watch.clear_read();
         match received {
@@ -52,7 +66,7 @@ impl<'a> Receiver<'a> {
         buffer: SlotBuffer,
     ) -> (Result<(), BodyFault>, SlotBuffer) {
         let before = buffer.received();
-        self.watch.expect_read(self.pace.wait(self.clock.now_ms()));
+        self.expect();
         let (result, buffer) = input.fill_slots(buffer).await;
         self.watch.clear_read();
         match result {

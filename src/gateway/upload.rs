@@ -8,7 +8,7 @@ use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::clock::Clock;
 use crate::gateway::connection::{BodyFault, exceeds};
 use crate::gateway::input::{Input, ReadDone};
-use crate::gateway::lane::{Exchange, Failure, RequestFrame};
+use crate::gateway::lane::{Exchange, Failure, RequestFrame, Share};
 use crate::gateway::receiver::Receiver;
 use crate::http::{ChunkDecoder, ChunkStep};
 use crate::limits::{MAX_STREAM_FRAME, STREAM_WINDOW};
@@ -38,6 +38,8 @@ pub(super) struct Upload<'a> {
     pub(super) timeout_ms: u64,
     /// Most bytes of a body whose length is not known in advance.
     pub(super) max_body: u64,
+    /// What its head has of the share, until the body is complete.
+    pub(super) share: Option<Share>,
 }
 
 impl Upload<'_> {
@@ -111,6 +113,7 @@ impl Upload<'_> {
             } else {
                 self.exchange.lane().release(slots);
                 if ended {
+                    self.share = None;
                     self.exchange.end(self.clock.now_ms() + self.timeout_ms);
                 }
             }
@@ -216,11 +219,12 @@ impl Upload<'_> {
         slots.map_err(UploadEnd::Worker)
     }
 
-    fn submit(&self, slots: Slots, filled: usize, total: Option<u64>, last: bool) {
+    fn submit(&mut self, slots: Slots, filled: usize, total: Option<u64>, last: bool) {
         let slots = self.exchange.lane().trim(slots, filled);
         let flags = if last { END } else { 0 };
         // Until the body is complete it is the client's pace that counts, not the worker's.
         let due_ms = if last {
+            self.share = None;
             self.clock.now_ms() + self.timeout_ms
         } else {
             u64::MAX

@@ -18,6 +18,11 @@ impl Line {
             waker.wake_by_ref();
         }
     }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.borrow().is_empty()
+    }
 }
 
 /// A place in a line, or before one; left when dropped.

@@ -62,11 +62,13 @@ pub struct Lane {
     /// Tasks that wait for slots for more of a body. A line of their own, since newcomers wait for
     /// more than these may: a part of the arena is kept for them.
     bodies: Line,
+    /// Tasks that wait for a share, before they are newcomers.
+    uploads: Line,
     /// Tasks that wait for slots to come back, in a line or not, to look at the time at each tick.
     hungry: RefCell<Slab<Waker>>,
     violation: Cell<Option<Violation>>,
     draining: Cell<bool>,
-    /// Slots of which clients may be slow to fill the rest.
+    /// Slots of requests that have not arrived: clients may be slow with the rest.
     receiving: Cell<u32>,
 }
 
@@ -89,6 +91,7 @@ impl Lane {
             driver: RefCell::new(None),
             newcomers: Line::default(),
             bodies: Line::default(),
+            uploads: Line::default(),
             hungry: RefCell::new(Slab::new()),
             violation: Cell::new(None),
             draining: Cell::new(false),
@@ -142,9 +145,9 @@ impl Lane {
         self.core.borrow().is_crowded()
     }
 
-    /// Whether the worker waits for memory that slow clients keep from it.
+    /// Whether somebody waits, or is about to, for what clients may hold that are slow.
     pub fn is_pressed(&self) -> bool {
-        self.core.borrow().is_pressed()
+        !self.newcomers.is_empty() || !self.uploads.is_empty() || self.core.borrow().is_pressed()
     }
 
     /// What the worker did to be evicted, once.
@@ -179,14 +182,14 @@ impl Lane {
         slots <= LaneCore::most_to_begin(self.geometry)
     }
 
-    /// Whether clients may fill `slots` more slots at their own pace: five eighths of the arena are for
-    /// that. The rest stays with requests that have arrived, however many clients are slow.
+    /// Whether clients may hold `slots` more slots with requests that have not arrived: five eighths of
+    /// the arena are for that. The rest stays with those that have, however many clients are slow.
     pub fn may_receive(&self, slots: usize) -> bool {
         let most = self.geometry.slots() as usize * 5 / 8;
         self.receiving.get() as usize + slots <= most
     }
 
-    /// A part of what may be filled by clients at their own pace; `None` while it is used up.
+    /// A part of what clients may hold at their own pace; `None` while it is used up.
     pub fn share(self: &Rc<Lane>, slots: usize) -> Option<Share> {
         let taken = slots as u32;
         self.may_receive(slots).then(|| {
@@ -196,6 +199,19 @@ impl Lane {
                 slots: taken,
             }
         })
+    }
+
+    /// As [`Lane::share`], waiting in line until `expired` says that it has waited long enough.
+    ///
+    /// # Errors
+    /// The worker is gone, or the time is up.
+    pub async fn wait_for_share(
+        self: &Rc<Lane>,
+        slots: usize,
+        expired: impl Fn() -> bool,
+    ) -> Result<Share, Failure> {
+        self.acquire(&self.uploads, |_| self.share(slots), expired)
+            .await
     }
 
     /// Gives back slots that were not submitted.
@@ -337,7 +353,7 @@ impl Lane {
     }
 }
 
-/// A part of what clients may fill at their own pace, held while one does.
+/// A part of what clients may hold at their own pace, for as long as one does.
 #[derive(Debug)]
 pub struct Share {
     lane: Rc<Lane>,
@@ -349,6 +365,7 @@ impl Drop for Share {
         self.lane
             .receiving
             .set(self.lane.receiving.get() - self.slots);
+        self.lane.uploads.wake_first();
     }
 }
 
