@@ -21,6 +21,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use io_uring::{IoUring, opcode, types};
 use rustix::event::epoll;
 use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
+use slotway::gateway::connections::Connections;
 use slotway::gateway::mailbox::{Mailbox, mailbox};
 use slotway::gateway::shard::Command;
 use slotway::gateway::stream::thread::{ThreadParts, run};
@@ -165,9 +166,11 @@ impl Fanout {
             tell.send(gettid().as_raw_nonzero().get()).unwrap();
             run(parts).unwrap();
         });
+        let connections = Connections::new(sockets.len());
         for socket in sockets {
             let client = Client {
                 socket,
+                place: connections.enter().expect("a place for each"),
                 head: b"HTTP/1.1 200 OK\r\n\r\n".to_vec(),
             };
             let reading = Reading {

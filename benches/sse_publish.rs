@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotway::hub::{HubConfig, RunningHub, StreamConfig, start};
+use slotway::hub::{ClientLimits, HubConfig, RunningHub, StreamConfig, start};
 use slotway::limits::{DEFAULT_HISTORY_EVENTS, DEFAULT_QUEUE_EVENTS};
 use slotway::shm::layout::Geometry;
 use slotway::sse::SlowPolicy;
@@ -32,6 +32,8 @@ fn hub() -> RunningHub {
         startup_grace_ms: 0,
         secret: None,
         instrumentation: false,
+        clients: ClientLimits::default(),
+        max_connections: None,
         streams: StreamConfig {
             history_events: DEFAULT_HISTORY_EVENTS,
             queue_events: DEFAULT_QUEUE_EVENTS,

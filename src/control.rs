@@ -40,6 +40,10 @@ pub struct RouteSpec {
     /// nothing is said. Only with `sse`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow: Option<SlowPolicy>,
+    /// Most bytes of body the hub takes for this route, 0 for any number; the hub's own setting where
+    /// nothing is said. Not with `sse`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<u64>,
 }
 
 /// What is special about a route whose connections the hub owns.
@@ -69,6 +73,8 @@ pub struct ValidRoute {
     pub pattern: Pattern,
     /// Given where the hub owns the connections of this route.
     pub stream: Option<StreamOptions>,
+    /// Most bytes of body, 0 for any number, where the route says it.
+    pub max_body: Option<u64>,
 }
 
 /// What is wrong with a registration.
@@ -138,6 +144,10 @@ impl Registration {
                     format!("\"{member}\" needs \"sse\": true: add that, or leave this out");
                 return Err(wrong(at(member), detail));
             }
+            if spec.sse && spec.max_body.is_some() {
+                let detail = "a route with \"sse\": true takes no bodies: leave this out";
+                return Err(wrong(at("max_body"), detail.into()));
+            }
             if !seen.insert((method, spec.path.as_str())) {
                 let detail = format!("{method} {} stands here twice: leave one out", spec.path);
                 return Err(wrong(at("path"), detail));
@@ -149,6 +159,7 @@ impl Registration {
                     replay: spec.replay,
                     slow: spec.slow,
                 }),
+                max_body: spec.max_body,
             });
         }
         Ok(ValidRegistration {
@@ -210,6 +221,20 @@ pub struct Health {
     /// The event streams it owns.
     #[serde(default)]
     pub streams: StreamsHealth,
+    /// The connections of clients, event streams among them.
+    #[serde(default)]
+    pub connections: ConnectionsHealth,
+}
+
+/// The connections of clients in [`Health`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionsHealth {
+    /// Connections there are now, the one that asks among them.
+    pub open: usize,
+    /// Connections there may be.
+    pub limit: usize,
+    /// Connections that were refused since the hub's start, because there were as many.
+    pub refused: u64,
 }
 
 /// The event streams in [`Health`]. Counts are since the hub's start, but for `subscribers`.

@@ -94,6 +94,18 @@ pub const STARTUP_GRACE_MS: u64 = 2_000;
 /// Most clients that one shard lets wait so.
 pub const MAX_HELD: usize = 16 * 1024;
 
+/// Connections that one shard, at one time, helps to read that there is no place for them.
+pub const REFUSALS_AT_ONCE: usize = 8;
+/// Connections a shard refuses before it takes a rest of one tick.
+pub const REFUSALS_IN_A_ROW: usize = 64;
+/// Time between two lines of the log about connections that were refused.
+pub const REFUSALS_LOG_MS: u64 = 10_000;
+/// Descriptors that clients leave to workers and to everything else: one in this many,
+pub const SPARE_DESCRIPTORS_PART: u64 = 8;
+/// but at least so many,
+pub const MIN_SPARE_DESCRIPTORS: u64 = 32;
+/// and at most so many: four for each of the most workers.
+pub const MAX_SPARE_DESCRIPTORS: u64 = 4096;
 /// Connections that may wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a starting hub tries for an address that is in use.
@@ -112,8 +124,23 @@ pub const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time a connection may rest between requests.
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
-/// Time a transfer may go without a byte of progress.
-pub const STALL_TIMEOUT_MS: u64 = 30_000;
+/// Time a client that is sent something may take none of it.
+pub const WRITE_TIMEOUT_MS: u64 = 30_000;
+/// Time a client may keep a request or an answer waiting while others wait for what it holds.
+pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
+/// Most bytes of answers that one shard copies out of workers' memory because their clients are slow.
+pub const MAX_SPILLED: usize = 64 * 1024 * 1024;
+/// Time by which a request body may at most be behind [`BODY_RATE`], and so the longest pause in one.
+pub const BODY_GRACE_MS: u64 = 20_000;
+/// Bytes of a request body that must arrive in a second, on the whole.
+pub const BODY_RATE: u64 = 500;
+/// Fastest rate that can be asked for. With the longest grace it is far from overflowing 64 bits.
+pub const MAX_BODY_RATE: u64 = 1 << 30;
+/// Longest request body where neither `--max-body` nor the route says otherwise. Longer: 413.
+pub const DEFAULT_MAX_BODY: u64 = 64 * 1024 * 1024;
+/// Longest body that is received whole before it takes slots, so that a client that sends it slowly
+/// keeps none. Longer ones are received into slots, of which only a part is for that.
+pub const SMALL_BODY: usize = 4 * 1024;
 /// Time a closing connection waits for the client to read its last answer.
 pub const LINGER_MS: u64 = 2_000;
 /// Bytes a closing connection reads and forgets meanwhile.
@@ -152,6 +179,10 @@ const _: () = assert!(
     "head ranges are 16 bits wide"
 );
 const _: () = assert!(MAX_TARGET < MAX_HEAD);
+const _: () = assert!(
+    SMALL_BODY <= MAX_HEAD,
+    "a buffer holds a head and a small body"
+);
 const _: () = assert!(MAX_PATTERN < MAX_TARGET);
 const _: () = assert!((DEFAULT_SLOT_SIZE as usize).is_multiple_of(PAGE));
 const _: () = assert!(MAX_SLOTS <= u16::MAX as u32);
@@ -164,4 +195,5 @@ const _: () = assert!(
     HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 28_000,
     "a heartbeat may be a second late, and so may a busy machine"
 );
+const _: () = assert!(PRESSED_TIMEOUT_MS < WRITE_TIMEOUT_MS);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

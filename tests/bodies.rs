@@ -21,10 +21,11 @@ fn worker_process() {
     test_worker::run();
 }
 
-/// A hub whose lanes hold 256 KiB in each direction.
+/// A hub whose lanes hold 256 KiB in each direction, and which takes bodies of any size.
 fn hub_with_small_lanes() -> Hub {
     HubOptions::new()
         .args(["--slots", "64", "--slot-size", "4096", "--shards", "1"])
+        .args(["--max-body", "0"])
         .start()
 }
 

@@ -507,3 +507,40 @@ fn a_worker_whose_registration_is_bad_says_so_and_ends() {
     let log = worker.process.stderr.text();
     assert!(log.contains("name"), "{log}");
 }
+
+#[test]
+fn an_answer_that_is_no_http_is_502_and_counts_against_the_worker() {
+    let hub = Hub::start();
+    let _worker = test_worker::start_blocking(&hub, "checker");
+    let violations = || {
+        use simd_json::prelude::*;
+        let worker = hub.health_of("checker").expect("it is there");
+        worker
+            .get("traffic")
+            .unwrap()
+            .get_u64("violations")
+            .unwrap()
+    };
+    assert_eq!(violations(), 0);
+    let mut client = hub.connect();
+    for round in 1..=3 {
+        client.get("/fields/101").assert_problem(502);
+        // The worker and the connection go on.
+        assert_eq!(client.get("/fields/90").field("x-89"), Some("y"));
+        assert_eq!(violations(), round);
+    }
+}
+
+#[test]
+fn fields_that_speak_of_the_workers_connection_stay_there() {
+    let hub = Hub::start();
+    let _worker = test_worker::start_blocking(&hub, "checker");
+    let mut client = hub.connect();
+    for _ in 0..2 {
+        let answer = client.get("/nominated");
+        assert_eq!(answer.text(), "nominated");
+        assert_eq!(answer.field("x-hop"), None, "{answer:?}");
+        assert_eq!(answer.field("connection"), None, "{answer:?}");
+        assert_eq!(answer.field("x-end"), Some("3"));
+    }
+}

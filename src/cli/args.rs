@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::Failure;
+use crate::cli::client_args::ClientArgs;
 use crate::control::DEFAULT_PORT;
 use crate::hub::{HubConfig, StreamConfig};
 use crate::limits::{
@@ -79,6 +80,9 @@ pub struct ServeArgs {
     /// Log where the time of each request went.
     #[arg(long)]
     instrumentation: bool,
+
+    #[command(flatten)]
+    clients: ClientArgs,
 
     /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off.
     #[arg(long, default_value_t = SWEEP_INTERVAL_MS, value_name = "MS")]
@@ -271,6 +275,8 @@ impl ServeArgs {
             startup_grace_ms: (self.startup_grace * 1000.0) as u64,
             secret,
             instrumentation: self.instrumentation,
+            clients: self.clients.limits()?,
+            max_connections: self.clients.max_connections,
             streams: StreamConfig {
                 history_events: self.sse_history,
                 queue_events: self.sse_queue,
@@ -328,6 +334,11 @@ mod tests {
             (&["--listen", "0.0.0.0:1"], "HUB_SECRET"),
             (&["--listen", "unix:"], "empty"),
             (&["--listen", "/run/x"], "unix:PATH"),
+            (&["--max-body", "1MB"], "K, M or G"),
+            (&["--max-connections", "0"], "at least 1"),
+            (&["--head-timeout", "0"], "0.001"),
+            (&["--write-timeout", "100000"], "86400"),
+            (&["--body-rate", "2000000000"], "1073741824"),
         ] {
             let failure = config(args).unwrap_err();
             assert_eq!(failure.code, 2);

@@ -1,6 +1,7 @@
 //! The command line: what is asked for, checked, and handed to the part that does it.
 
 mod args;
+mod client_args;
 mod demo;
 mod serve;
 mod status;

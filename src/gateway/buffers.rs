@@ -86,6 +86,7 @@ unsafe impl IoBufMut for SlotBuffer {
 pub struct FramePart {
     lane: Rc<Lane>,
     run: Run,
+    offset: usize,
     start: NonNull<u8>,
     len: usize,
 }
@@ -98,6 +99,7 @@ impl FramePart {
             Some(start) => Some(FramePart {
                 lane: lane.clone(),
                 run,
+                offset,
                 start,
                 len,
             }),
@@ -164,6 +166,32 @@ impl Gather {
     /// Whether every byte was written.
     pub fn is_done(&self) -> bool {
         self.vectors.iter().all(|v| v.iov_len == 0)
+    }
+
+    /// How many bytes are still to be written.
+    pub fn unsent(&self) -> usize {
+        self.vectors.iter().map(|v| v.iov_len).sum()
+    }
+
+    /// A copy of the bytes that are still to be written; the frame goes back to the worker.
+    pub fn into_unsent(self) -> Vec<u8> {
+        let mut unsent = self.before;
+        let before = unsent.len();
+        unsent.drain(..self.written.min(before));
+        let FramePart {
+            lane,
+            run,
+            offset,
+            len,
+            ..
+        } = &self.part;
+        let sent = self.written.saturating_sub(before);
+        let part = sent.min(*len);
+        // The part was checked to lie in the frame.
+        lane.memory()
+            .copy_response(*run, offset + part, len - part, &mut unsent);
+        unsent.extend_from_slice(&self.after[sent.saturating_sub(*len)..]);
+        unsent
     }
 
     /// The hub's own bytes, emptied for use again; the frame goes back to the worker.

@@ -15,12 +15,11 @@ use crate::gateway::input::{Input, ReadDone, read_more};
 use crate::gateway::output::{Manner, Output};
 use crate::gateway::plan::{Action, Plan};
 use crate::gateway::problem::Problem;
+use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Shard;
 use crate::gateway::watch::Entered;
 use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, Fault, HeadBounds, HeadScanner};
-use crate::limits::{
-    HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY, STALL_TIMEOUT_MS,
-};
+use crate::limits::{LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY};
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request.
@@ -70,14 +69,20 @@ pub(super) enum BodyFault {
     Http(Fault),
     /// It took too long.
     TooSlow,
-    /// It is longer than what is taken.
-    TooLong,
+    /// It is longer than the bytes that are taken.
+    TooLong(u64),
     /// The client is gone.
     Gone,
 }
 
-/// Serves a client until it leaves or misbehaves. `peer` is `None` on a Unix socket.
-pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, peer: Option<SocketAddr>) {
+/// Serves a client until it leaves or misbehaves, or refuses it with a problem. `peer` is `None` on a
+/// Unix socket.
+pub async fn serve(
+    shard: Rc<Shard>,
+    socket: OwnedFd,
+    peer: Option<SocketAddr>,
+    refusal: Option<Problem>,
+) {
     // To io_uring every stream socket is the same; monoio's type for Unix sockets serves all.
     let Ok(stream) = UnixStream::from_std(socket.into()) else {
         return;
@@ -85,17 +90,29 @@ pub async fn serve(shard: Rc<Shard>, socket: OwnedFd, peer: Option<SocketAddr>) 
     let entered = shard.watches.enter(stream.as_raw_fd());
     let (reader, writer) = stream.into_split();
     let pending = pin!(None);
-    let output = Output::new(writer, entered.watch.clone(), shard.clock.clone());
+    let output = Output::new(
+        writer,
+        entered.watch.clone(),
+        shard.clock.clone(),
+        shard.config.clients.write_timeout_ms,
+        shard.spilled.clone(),
+    );
     let input = Input::new(read_more, pending, reader);
-    Connection {
+    let mut connection = Connection {
         entered,
         shard,
         input,
         output,
         peer,
+    };
+    match refusal {
+        None => connection.run().await,
+        Some(problem) => {
+            if connection.refuse(problem, TO_NO_REQUEST).await == Next::Close {
+                connection.linger().await;
+            }
+        }
     }
-    .run()
-    .await;
 }
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
@@ -139,10 +156,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             if !began {
                 // One deadline for the whole head, from its first byte on: a client that sends a
                 // byte now and then gains nothing.
+                let clients = &self.shard.config.clients;
                 let limit = if resting {
-                    IDLE_TIMEOUT_MS
+                    clients.idle_timeout_ms
                 } else {
-                    HEAD_TIMEOUT_MS
+                    clients.head_timeout_ms
                 };
                 self.entered
                     .watch
@@ -208,7 +226,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }
         self.input.consume(bounds.end);
         if let Action::Subscribe(wanted, last_event_id) = action {
-            return self.subscribe(wanted, last_event_id, manner);
+            return self.subscribe(wanted, last_event_id, manner).await;
         }
         if let Action::Control(path) = action {
             return self.control(&path, manner, body, expects_continue).await;
@@ -272,13 +290,16 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
 
     /// Receives a whole body of at most [`MAX_CONTROL_BODY`] bytes.
     async fn read_whole(&mut self, body: BodyLength, out: &mut Vec<u8>) -> Result<(), BodyFault> {
+        const LIMIT: u64 = MAX_CONTROL_BODY as u64;
         let mut decoder = ChunkDecoder::default();
+        let clients = &self.shard.config.clients;
+        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients, 0);
         loop {
             let buffered = self.input.buffered();
             match body {
                 BodyLength::None => return Ok(()),
-                BodyLength::Known(length) if length > MAX_CONTROL_BODY as u64 => {
-                    return Err(BodyFault::TooLong);
+                BodyLength::Known(length) if length > LIMIT => {
+                    return Err(BodyFault::TooLong(LIMIT));
                 }
                 BodyLength::Known(length) => {
                     let part = buffered.len().min(length as usize - out.len());
@@ -293,8 +314,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                         let end = range.end;
                         out.extend_from_slice(&buffered[range]);
                         self.input.consume(end);
-                        if out.len() > MAX_CONTROL_BODY {
-                            return Err(BodyFault::TooLong);
+                        if exceeds(LIMIT, out.len() as u64, &decoder) {
+                            return Err(BodyFault::TooLong(LIMIT));
                         }
                         continue;
                     }
@@ -305,24 +326,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     ChunkStep::NeedMore => {
                         let all = buffered.len();
                         self.input.consume(all);
+                        if exceeds(LIMIT, out.len() as u64, &decoder) {
+                            return Err(BodyFault::TooLong(LIMIT));
+                        }
                     }
                 },
             }
-            self.receive().await?;
-        }
-    }
-
-    /// Receives more of a body, within the time a body may stall.
-    async fn receive(&mut self) -> Result<(), BodyFault> {
-        self.entered
-            .watch
-            .expect_read(self.shard.clock.now_ms() + STALL_TIMEOUT_MS);
-        let received = self.input.fill().await;
-        self.entered.watch.clear_read();
-        match received {
-            Ok(1..) => Ok(()),
-            _ if self.entered.watch.fired() => Err(BodyFault::TooSlow),
-            _ => Err(BodyFault::Gone),
+            receiver.fill(&mut self.input).await?;
         }
     }
 
@@ -376,10 +386,16 @@ impl BodyFault {
         match self {
             BodyFault::Http(fault) => Some(fault.into()),
             BodyFault::TooSlow => Some(Problem::too_slow()),
-            BodyFault::TooLong => Some(Problem::control_body_too_long(MAX_CONTROL_BODY)),
+            BodyFault::TooLong(limit) => Some(Problem::body_too_long(limit)),
             BodyFault::Gone => None,
         }
     }
+}
+
+/// Whether a chunked body of which `taken` bytes have come is longer than `limit`, or will be with the
+/// chunk that is announced.
+pub(super) fn exceeds(limit: u64, taken: u64, decoder: &ChunkDecoder) -> bool {
+    taken.saturating_add(decoder.data_remaining()) > limit
 }
 
 fn after(sent: std::io::Result<()>, manner: Manner) -> Next {

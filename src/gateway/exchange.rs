@@ -10,13 +10,15 @@ use std::task::Poll;
 use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::connection::{BodyFault, Connection, Next};
 use crate::gateway::input::{Departure, ReadDone};
-use crate::gateway::lane::{Exchange, Failure, RequestFrame};
+use crate::gateway::lane::{Exchange, Failure, RequestFrame, Share};
 use crate::gateway::output::{Manner, Relayed};
 use crate::gateway::plan::Dispatch;
 use crate::gateway::problem::Problem;
+use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Timing;
-use crate::gateway::upload::{Upload, UploadEnd, receive_into};
+use crate::gateway::upload::{Upload, UploadEnd};
 use crate::http::{CONTINUE, HeadBounds};
+use crate::limits::SMALL_BODY;
 use crate::message::{BodyLength, Method};
 use crate::shm::descriptor::END;
 use crate::shm::layout::{Geometry, body_offset};
@@ -35,25 +37,51 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     ) -> Option<Next> {
         let lane = dispatch.lane.clone();
         let mut timing = Timing::start(&self.shard.config);
-        let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
         let geometry = lane.geometry();
         let body_at = body_offset(dispatch.head_len);
-        let whole = match body {
+        let mut whole = match body {
             BodyLength::None => Some(0),
             BodyLength::Known(n) => contiguous(n, body_at, geometry),
             BodyLength::Chunked => None,
         };
+        // What has not arrived may be long in coming, and slots are for those who are served.
+        let mut share = None;
+        if let Some(len) = whole
+            && bounds.end + len > self.input.buffered().len()
+        {
+            if len <= SMALL_BODY {
+                if let Err(fault) = self.receive_small(bounds, len, expects_continue).await {
+                    self.input.consume(bounds.end);
+                    return Some(self.refuse_body(fault, manner).await);
+                }
+            } else {
+                share = lane.share(geometry.slots_for(body_at + len));
+                whole = share.as_ref().map(|_| len);
+            }
+        }
+        let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
+        let clock = self.shard.clock.clone();
+        let expired = || clock.now_ms() >= deadline_ms;
+        if whole.is_none() {
+            let slots = geometry.slots_for(dispatch.head_len);
+            match lane.wait_for_share(slots, expired).await {
+                Ok(head_share) => share = Some(head_share),
+                Err(Failure::WorkerGone) => return None,
+                Err(Failure::Deadline) => {
+                    self.input.consume(bounds.end);
+                    let problem = Problem::busy(lane.name());
+                    return Some(self.refuse_unread(problem, manner, body).await);
+                }
+            }
+        }
         let first_len = match whole {
             Some(n @ 1..) => body_at + n,
             _ => dispatch.head_len,
         };
-        let begun = {
-            let clock = &self.shard.clock;
-            let expired = || clock.now_ms() >= deadline_ms;
-            let bodyless = manner.method == Method::Head;
-            lane.begin(geometry.slots_for(first_len), bodyless, expired)
-                .await
-        };
+        let bodyless = manner.method == Method::Head;
+        let begun = lane
+            .begin(geometry.slots_for(first_len), bodyless, expired)
+            .await;
         let (exchange, mut slots) = match begun {
             Ok(begun) => begun,
             Err(Failure::WorkerGone) => return None,
@@ -102,6 +130,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 };
                 let due_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
                 exchange.submit(slots, frame, due_ms);
+                drop(share);
                 timing.submitted();
                 self.relay_watching(&exchange, manner, &began, &mut timing)
                     .await
@@ -120,7 +149,15 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 exchange.submit(slots, frame, u64::MAX);
                 timing.submitted();
                 match self
-                    .relay_uploading(&exchange, manner, body, &began, &mut timing)
+                    .relay_uploading(
+                        &exchange,
+                        share,
+                        manner,
+                        body,
+                        dispatch.max_body,
+                        &began,
+                        &mut timing,
+                    )
                     .await
                 {
                     Ok(relayed) => relayed,
@@ -163,6 +200,28 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }
     }
 
+    /// Receives behind its head, in the connection's buffer, a body that is small.
+    async fn receive_small(
+        &mut self,
+        bounds: HeadBounds,
+        len: usize,
+        expects_continue: bool,
+    ) -> Result<(), BodyFault> {
+        let end = bounds.end + len;
+        if expects_continue
+            && self.input.buffered().len() == bounds.end
+            && self.output.send_raw(CONTINUE).await.is_err()
+        {
+            return Err(BodyFault::Gone);
+        }
+        let clients = &self.shard.config.clients;
+        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients, 0);
+        while self.input.buffered().len() < end {
+            receiver.fill(&mut self.input).await?;
+        }
+        Ok(())
+    }
+
     /// Receives a body of known length into the slots behind its head.
     async fn receive_whole(
         &mut self,
@@ -180,15 +239,17 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             return Ok(slots);
         }
         let buffer = SlotBuffer::new(lane, slots, body_at + have, body_len - have);
-        let mut buffer = buffer.ok_or(BodyFault::TooLong)?;
+        // The slots were taken for this body, so it fits.
+        let mut buffer = buffer.ok_or(BodyFault::Gone)?;
+        let clients = &self.shard.config.clients;
+        let mut receiver = Receiver::new(
+            &self.entered.watch,
+            &self.shard.clock,
+            clients,
+            lane.address(),
+        );
         while !buffer.is_full() {
-            let (result, back) = receive_into(
-                &mut self.input,
-                &self.entered.watch,
-                &self.shard.clock,
-                buffer,
-            )
-            .await;
+            let (result, back) = receiver.fill_slots(&mut self.input, buffer).await;
             result?;
             buffer = back;
         }
@@ -230,18 +291,23 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     async fn relay_uploading(
         &mut self,
         exchange: &Exchange,
+        share: Option<Share>,
         manner: Manner,
         body: BodyLength,
+        max_body: u64,
         began: &Cell<Option<u16>>,
         timing: &mut Timing,
     ) -> Result<Relayed, BodyFault> {
         let watch = &*self.entered.watch;
-        let upload = Upload {
+        let clients = &self.shard.config.clients;
+        let mut upload = Upload {
             exchange,
             geometry: exchange.lane().geometry(),
-            watch,
+            receiver: Receiver::new(watch, &self.shard.clock, clients, exchange.lane().address()),
             clock: &self.shard.clock,
             timeout_ms: self.shard.config.timeout_ms,
+            max_body,
+            share,
         };
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {
             began.set(Some(status));

@@ -2,18 +2,22 @@
 //! requests from clients to lanes and responses back, and knows nothing of registrations but the
 //! route table it is given.
 
+pub mod acceptor;
 pub mod access;
 pub mod buffers;
 mod clock;
 mod connection;
+pub mod connections;
 mod exchange;
 mod hold;
 mod input;
 pub mod lane;
 pub mod mailbox;
 mod output;
+mod pace;
 mod plan;
 pub mod problem;
+mod receiver;
 pub mod shard;
 pub mod stats;
 pub mod stream;
@@ -26,6 +30,9 @@ use std::sync::Arc;
 
 use crate::control::StreamOptions;
 use crate::gateway::stream::{Publication, Published};
+use crate::limits::{
+    BODY_GRACE_MS, BODY_RATE, DEFAULT_MAX_BODY, HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, WRITE_TIMEOUT_MS,
+};
 use crate::message::Method;
 use crate::route::RouteTable;
 
@@ -41,6 +48,38 @@ pub struct GatewayConfig {
     pub secret: Option<String>,
     /// Whether to log where the time of each request went.
     pub instrumentation: bool,
+    /// What a client may ask for, and how slow it may be.
+    pub clients: ClientLimits,
+}
+
+/// What a client may ask for, and how slow it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Most bytes of request body where the route says nothing; 0 for any number.
+    pub max_body: u64,
+    /// Time for a whole request head, in milliseconds.
+    pub head_timeout_ms: u64,
+    /// Time a connection may rest between requests, in milliseconds.
+    pub idle_timeout_ms: u64,
+    /// Time by which a body may be behind `body_rate`, in milliseconds.
+    pub body_grace_ms: u64,
+    /// Bytes of body that must arrive in a second; 0 for any number but none.
+    pub body_rate: u64,
+    /// Time a client that is sent something may take none of it, in milliseconds.
+    pub write_timeout_ms: u64,
+}
+
+impl Default for ClientLimits {
+    fn default() -> Self {
+        ClientLimits {
+            max_body: DEFAULT_MAX_BODY,
+            head_timeout_ms: HEAD_TIMEOUT_MS,
+            idle_timeout_ms: IDLE_TIMEOUT_MS,
+            body_grace_ms: BODY_GRACE_MS,
+            body_rate: BODY_RATE,
+            write_timeout_ms: WRITE_TIMEOUT_MS,
+        }
+    }
 }
 
 /// Where a route leads.
@@ -52,6 +91,8 @@ pub struct Target {
     pub route: u32,
     /// The worker's name, for error messages.
     pub name: Arc<str>,
+    /// Most bytes of body, 0 for any number, where the route says it.
+    pub max_body: Option<u64>,
     /// Given where the hub owns the connections of the route.
     pub stream: Option<Arc<StreamRoute>>,
 }

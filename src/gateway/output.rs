@@ -1,6 +1,7 @@
 //! The sending half of a connection: whole answers of the hub's own, and responses relayed from a
 //! worker, frame by frame, straight from its memory where they are not small.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
@@ -9,13 +10,13 @@ use monoio::net::UnixStream;
 
 use crate::gateway::buffers::{FramePart, Gather, GatherWrite, Rest};
 use crate::gateway::clock::Clock;
-use crate::gateway::lane::{Exchange, Failure, Frame};
+use crate::gateway::lane::{Exchange, Failure, Frame, Lane};
 use crate::gateway::watch::Watch;
 use crate::http::{
     BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
     encode_own_head, encode_worker_head, framing_for,
 };
-use crate::limits::STALL_TIMEOUT_MS;
+use crate::limits::MAX_SPILLED;
 use crate::message::{Method, Version};
 use crate::shm::codec::{CodecError, decode_response};
 
@@ -72,11 +73,41 @@ impl std::fmt::Display for BadHead {
     }
 }
 
+/// Bytes that a shard has copied out of workers' memory for clients that are slow.
+#[derive(Debug, Default)]
+pub struct Spilled(Cell<usize>);
+
+/// A part of them, until it is sent.
+struct Spill(Rc<Spilled>, usize);
+
+impl Spilled {
+    fn take(self: &Rc<Self>, bytes: usize) -> Option<Spill> {
+        let all = self.0.get() + bytes;
+        (all <= MAX_SPILLED).then(|| {
+            self.0.set(all);
+            Spill(self.clone(), bytes)
+        })
+    }
+}
+
+impl Drop for Spill {
+    fn drop(&mut self) {
+        self.0.0.set(self.0.0.get() - self.1);
+    }
+}
+
 /// The sending half of a connection.
 pub struct Output {
     writer: OwnedWriteHalf<UnixStream>,
     watch: Rc<Watch>,
     clock: Rc<Clock>,
+    /// Time the client may take nothing. Milliseconds.
+    timeout_ms: u64,
+    spilled: Rc<Spilled>,
+    /// Whether the client took less than it was offered, the last time.
+    slow: bool,
+    /// The address of the lane whose memory is being sent from; 0 for none.
+    lane: usize,
     /// What is to be sent; kept for its capacity.
     bytes: Vec<u8>,
     /// A response head out of shared memory; kept for its capacity.
@@ -84,12 +115,23 @@ pub struct Output {
 }
 
 impl Output {
-    /// The half that writes to `writer`, watched by `watch`.
-    pub fn new(writer: OwnedWriteHalf<UnixStream>, watch: Rc<Watch>, clock: Rc<Clock>) -> Output {
+    /// The half that writes to `writer`, watched by `watch`. A client that takes nothing for
+    /// `timeout_ms` milliseconds is cut off.
+    pub fn new(
+        writer: OwnedWriteHalf<UnixStream>,
+        watch: Rc<Watch>,
+        clock: Rc<Clock>,
+        timeout_ms: u64,
+        spilled: Rc<Spilled>,
+    ) -> Output {
         Output {
             writer,
             watch,
             clock,
+            timeout_ms,
+            spilled,
+            slow: false,
+            lane: 0,
             bytes: Vec::new(),
             head: Vec::new(),
         }
@@ -106,6 +148,7 @@ impl Output {
         body: &[u8],
         manner: Manner,
     ) -> io::Result<()> {
+        self.lane = 0;
         let length = Some(body.len() as u64);
         let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
         let date = self.clock.date();
@@ -135,6 +178,7 @@ impl Output {
     ) -> Result<io::Result<()>, WorkerHeadFault> {
         let length = Some(body.len() as u64);
         let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
+        self.lane = 0;
         self.bytes = self.encode_head(status, fields, framing, manner)?;
         if with_body {
             self.bytes.extend_from_slice(body);
@@ -164,6 +208,7 @@ impl Output {
     /// # Errors
     /// The socket's.
     pub async fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.lane = 0;
         self.bytes.extend_from_slice(bytes);
         self.flush().await
     }
@@ -189,6 +234,7 @@ impl Output {
                 return Relayed::Refused(bad);
             }
         };
+        self.lane = exchange.lane().address();
         let mut frame = first;
         loop {
             let last = frame.end;
@@ -289,7 +335,7 @@ impl Output {
             let Some(part) = FramePart::new(lane, frame.run, frame.body_at, part) else {
                 return Err(Relayed::Broken("a frame does not hold what it announced"));
             };
-            self.gather(part, after).await
+            self.gather(lane, part, after, frame.end).await
         };
         if sent.is_err() {
             return Err(Relayed::ClientGone);
@@ -312,7 +358,10 @@ impl Output {
             let (written, back) = self.writer.write(rest).await;
             rest = back;
             match written {
-                Ok(count @ 1..) => rest.sent += count,
+                Ok(count @ 1..) => {
+                    rest.sent += count;
+                    self.slow = rest.sent < rest.bytes.len();
+                }
                 Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
                 Err(error) => result = Err(error),
             }
@@ -327,15 +376,39 @@ impl Output {
     }
 
     /// Sends what is to be sent, a part of a frame, and a few bytes behind it.
-    async fn gather(&mut self, part: FramePart, after: &'static [u8]) -> io::Result<()> {
+    ///
+    /// The last frame of an answer is copied where the client is slow and not much of the worker's memory
+    /// is left: the worker has it back, and the client may take its time. In an answer that goes on this
+    /// would only bring the next frame, so there the client has less time while the worker waits.
+    async fn gather(
+        &mut self,
+        lane: &Rc<Lane>,
+        part: FramePart,
+        after: &'static [u8],
+        is_last: bool,
+    ) -> io::Result<()> {
         let mut gather = Gather::new(std::mem::take(&mut self.bytes), part, after);
         let mut result = Ok(());
         while !gather.is_done() && result.is_ok() {
+            if self.slow
+                && is_last
+                && lane.is_crowded()
+                && let Some(spill) = self.spilled.take(gather.unsent())
+            {
+                self.bytes = gather.into_unsent();
+                self.lane = 0;
+                result = self.flush().await;
+                drop(spill);
+                return result;
+            }
             self.expect_progress();
             let (written, GatherWrite(back)) = self.writer.writev(GatherWrite(gather)).await;
             gather = back;
             match written {
-                Ok(count @ 1..) => gather.advance(count),
+                Ok(count @ 1..) => {
+                    gather.advance(count);
+                    self.slow = !gather.is_done();
+                }
                 Ok(0) => result = Err(io::ErrorKind::WriteZero.into()),
                 Err(error) => result = Err(error),
             }
@@ -347,8 +420,9 @@ impl Output {
 
     /// A client that takes nothing for too long is cut off.
     fn expect_progress(&self) {
+        let now_ms = self.clock.now_ms();
         self.watch
-            .expect_write(self.clock.now_ms() + STALL_TIMEOUT_MS);
+            .expect_write(now_ms + self.timeout_ms, self.lane, now_ms);
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::gateway::Target;
 use crate::gateway::access::check_control;
 use crate::gateway::lane::Lane;
 use crate::gateway::output::Manner;
@@ -67,6 +68,8 @@ pub struct Dispatch {
     pub lane: Rc<Lane>,
     /// Bytes of the encoded head.
     pub head_len: usize,
+    /// Most bytes of body that are taken.
+    pub max_body: u64,
     route: u32,
     holds: u64,
 }
@@ -116,6 +119,9 @@ impl Shard {
                     }
                     _ if target.stream.is_some() => plan_stream(head, &target.name),
                     None => Action::Problem(Problem::no_worker(&target.name)),
+                    Some(_) if exceeds(head.body, self.max_body(target)) => {
+                        Action::Problem(Problem::body_too_long(self.max_body(target)))
+                    }
                     Some(lane) => {
                         let parts = RequestParts {
                             route: target.route,
@@ -128,6 +134,7 @@ impl Shard {
                         Action::Dispatch(Dispatch {
                             lane,
                             head_len: encoded_request_len(&parts),
+                            max_body: self.max_body(target),
                             route: target.route,
                             holds: *holds,
                         })
@@ -154,6 +161,14 @@ impl Shard {
             Action::Hold(problem)
         } else {
             Action::Problem(problem)
+        }
+    }
+
+    /// Most bytes of body that are taken for a route.
+    fn max_body(&self, target: &Target) -> u64 {
+        match target.max_body.unwrap_or(self.config.clients.max_body) {
+            0 => u64::MAX,
+            bytes => bytes,
         }
     }
 
@@ -258,6 +273,11 @@ fn plan_events(head: &RequestHead, raw: &[u8], rest: &[u8]) -> Action {
             [Method::Get, Method::Head].into_iter().collect(),
         )),
     }
+}
+
+/// Whether a body is known to be longer than `limit`.
+fn exceeds(body: BodyLength, limit: u64) -> bool {
+    matches!(body, BodyLength::Known(length) if length > limit)
 }
 
 /// Whether a path belongs to the hub.

@@ -74,6 +74,18 @@ impl Problem {
         }
     }
 
+    /// 503: there are as many connections as there may be.
+    pub fn no_place() -> Problem {
+        Problem {
+            retry: true,
+            ..Problem::new(
+                503,
+                "the hub has as many connections as it may have",
+                "Try again later; give the hub a higher limit on open files, or more --max-connections.",
+            )
+        }
+    }
+
     /// 503: every slot was in use until the deadline.
     pub fn busy(name: &str) -> Problem {
         let detail = format!("every slot of the worker '{name}' stayed in use");
@@ -146,12 +158,12 @@ impl Problem {
         )
     }
 
-    /// 413: a control request with too long a body.
-    pub fn control_body_too_long(limit: usize) -> Problem {
+    /// 413: a longer body than is taken (RFC 9110, section 15.5.14).
+    pub fn body_too_long(limit: u64) -> Problem {
         Problem::new(
             413,
-            format!("the body of a control request is longer than {limit} bytes"),
-            "Send a shorter body.",
+            format!("the body is longer than the {limit} bytes that are taken here"),
+            "Send a shorter body. For a worker's route, the hub's --max-body or the route's max_body sets the limit.",
         )
     }
 

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -13,11 +13,13 @@ use monoio::net::UnixStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
 use slab::Slab;
 
+use crate::gateway::acceptor::Acceptor;
 use crate::gateway::clock::Clock;
-use crate::gateway::connection::serve;
+use crate::gateway::connections::Connections;
 use crate::gateway::hold::Holds;
 use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
+use crate::gateway::output::Spilled;
 use crate::gateway::plan::Scratch;
 use crate::gateway::stream::{
     LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
@@ -28,7 +30,7 @@ use crate::gateway::watch::Watches;
 use crate::gateway::{ControlPlane, GatewayConfig, Routes};
 use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
 use crate::shm::descriptor::Run;
-use crate::sys::listen::{accept, set_nodelay, shutdown_both};
+use crate::sys::listen::shutdown_both;
 use crate::sys::probe::UringSupport;
 
 /// What other threads ask of a shard.
@@ -89,6 +91,8 @@ pub struct ShardParts {
     pub reports: Sender<Report>,
     /// The way to the streams thread.
     pub streams: Streams,
+    /// How many connections there are and may be.
+    pub connections: Connections,
 }
 
 /// What the tasks of a shard share.
@@ -97,10 +101,12 @@ pub struct Shard {
     pub(super) control: Arc<dyn ControlPlane>,
     pub(super) clock: Rc<Clock>,
     pub(super) watches: Rc<Watches>,
+    pub(super) spilled: Rc<Spilled>,
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) streams: Streams,
     pub(super) holds: Holds,
+    pub(super) acceptor: Acceptor,
     /// Control requests that wait to hear what has become of their event.
     replies: RefCell<Slab<Reply>>,
     index: usize,
@@ -145,9 +151,11 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         control: parts.control,
         clock,
         watches: Rc::new(Watches::default()),
+        spilled: Rc::new(Spilled::default()),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
         streams: parts.streams,
+        acceptor: Acceptor::new(parts.connections),
         replies: RefCell::new(Slab::new()),
         index: parts.index,
         reports: parts.reports,
@@ -346,6 +354,11 @@ impl Shard {
         self.ticker.hasten();
     }
 
+    /// There is a connection to look after.
+    pub(super) fn rouse(&self) {
+        self.ticker.rouse();
+    }
+
     /// Has `waker` called at the next pulse.
     pub(super) fn wake_at_next_tick(&self, waker: &Waker) {
         self.ticker.wake_at_next(waker);
@@ -390,49 +403,13 @@ impl Shard {
         });
     }
 
-    async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>) {
-        let Ok(ready) = listener
-            .try_clone()
-            .and_then(|fd| UnixStream::from_std(fd.into()))
-        else {
-            return;
-        };
-        while !self.stopping.get() {
-            match accept(listener.as_fd()) {
-                Ok(Some((socket, peer))) => {
-                    if peer.is_some() {
-                        let _ = set_nodelay(&socket);
-                    }
-                    let shard = self.clone();
-                    monoio::spawn(async move {
-                        // Not before the task runs: a tick that came first would find no connection
-                        // and turn the pulse off again.
-                        shard.ticker.rouse();
-                        serve(shard.clone(), socket, peer).await;
-                        shard.wake_if_done();
-                    });
-                }
-                Ok(None) => {
-                    if ready.readable(true).await.is_err() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: clients wait in the backlog until one is free.
-                    tracing::warn!("cannot accept a connection: {error}");
-                    self.pause().await;
-                }
-            }
-        }
-    }
-
     /// Whether nothing is left that a stopping shard waits for: clients with a request in flight, and
     /// workers that are told of the end of their streams.
     fn is_done(&self) -> bool {
         self.watches.is_empty() && self.notices.get() == 0
     }
 
-    fn wake_if_done(&self) {
+    pub(super) fn wake_if_done(&self) {
         if self.stopping.get()
             && self.is_done()
             && let Some(main) = &*self.main.borrow()
@@ -441,28 +418,20 @@ impl Shard {
         }
     }
 
-    /// Waits for the next pulse.
-    async fn pause(&self) {
-        let mut waited = false;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut waited, true) {
-                return Poll::Ready(());
-            }
-            self.ticker.wake_at_next(cx.waker());
-            Poll::Pending
-        })
-        .await;
-    }
-
     fn tick(&self) -> Load {
         let now_ms = self.clock.now_ms();
-        self.watches.tick(now_ms);
         self.holds.tick(now_ms);
         let mut busy = !self.holds.is_empty();
+        // Empty but in need, so nothing is allocated.
+        let mut pressed = Vec::new();
         for lane in self.lanes.borrow().iter().flatten() {
             lane.tick(now_ms);
             busy |= lane.is_busy();
+            if lane.is_pressed() {
+                pressed.push(lane.address());
+            }
         }
+        self.watches.tick(now_ms, &pressed);
         if self.stopping.get() {
             self.watches.stop_resting();
             if let Some(main) = &*self.main.borrow() {

@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::clock::Clock;
-use crate::gateway::connection::BodyFault;
+use crate::gateway::connection::{BodyFault, exceeds};
 use crate::gateway::input::{Input, ReadDone};
-use crate::gateway::lane::{Exchange, Failure, RequestFrame};
-use crate::gateway::watch::Watch;
+use crate::gateway::lane::{Exchange, Failure, RequestFrame, Share};
+use crate::gateway::receiver::Receiver;
 use crate::http::{ChunkDecoder, ChunkStep};
-use crate::limits::{MAX_STREAM_FRAME, STALL_TIMEOUT_MS, STREAM_WINDOW};
+use crate::limits::{MAX_STREAM_FRAME, STREAM_WINDOW};
 use crate::message::BodyLength;
 use crate::shm::descriptor::END;
 use crate::shm::layout::Geometry;
@@ -26,18 +26,26 @@ pub(super) enum UploadEnd {
 }
 
 /// A request body on its way to the worker.
+///
+/// A client that is slow holds slots only within the [share](crate::gateway::lane::Lane::share) of the
+/// lane that is for that. Beyond it, bytes come into the connection's buffer, and take slots when they
+/// are there.
 pub(super) struct Upload<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) geometry: Geometry,
-    pub(super) watch: &'a Watch,
+    pub(super) receiver: Receiver<'a>,
     pub(super) clock: &'a Rc<Clock>,
     pub(super) timeout_ms: u64,
+    /// Most bytes of a body whose length is not known in advance.
+    pub(super) max_body: u64,
+    /// What its head has of the share, until the body is complete.
+    pub(super) share: Option<Share>,
 }
 
 impl Upload<'_> {
     /// Receives all of it and hands it to the worker.
     pub(super) async fn run<F: Future<Output = ReadDone>>(
-        &self,
+        &mut self,
         input: &mut Input<'_, F>,
         body: BodyLength,
     ) -> Result<(), UploadEnd> {
@@ -50,25 +58,33 @@ impl Upload<'_> {
 
     /// Bytes that the kernel has received go into the frame as they are.
     async fn run_known<F: Future<Output = ReadDone>>(
-        &self,
+        &mut self,
         input: &mut Input<'_, F>,
         length: u64,
     ) -> Result<(), UploadEnd> {
         let mut left = length;
         while left > 0 {
+            if input.buffered().is_empty() && !self.may_receive() {
+                self.fill(input).await?;
+            }
             let mut slots = self.allocate().await?;
             let most = (self.bytes_in(&slots) as u64).min(left) as usize;
             let buffered = input.buffered();
-            let filled = if buffered.is_empty() {
-                let (back, filled) = self.receive(input, slots, 0, most).await?;
-                slots = back;
-                filled
-            } else {
+            let lane = self.exchange.lane();
+            let filled = if !buffered.is_empty() {
                 let filled = buffered.len().min(most);
-                let lane = self.exchange.lane();
                 lane.memory().bytes_mut(&mut slots)[..filled].copy_from_slice(&buffered[..filled]);
                 input.consume(filled);
                 filled
+            } else if let Some(share) = lane.share(slots.run().slots as usize) {
+                let (back, filled) = self.receive(input, slots, 0, most).await?;
+                drop(share);
+                slots = back;
+                filled
+            } else {
+                // Others have become slow meanwhile.
+                lane.release(slots);
+                continue;
             };
             left -= filled as u64;
             self.submit(slots, filled, Some(length), left == 0);
@@ -77,71 +93,27 @@ impl Upload<'_> {
     }
 
     async fn run_chunked<F: Future<Output = ReadDone>>(
-        &self,
+        &mut self,
         input: &mut Input<'_, F>,
     ) -> Result<(), UploadEnd> {
         let mut decoder = ChunkDecoder::default();
-        let http = |fault| UploadEnd::Client(BodyFault::Http(fault));
+        let mut taken = 0;
         loop {
-            let mut slots = self.allocate().await?;
-            let room = self.bytes_in(&slots);
-            let mut filled = 0;
-            let mut ended = false;
-            // Whatever has arrived goes into one frame; the wait for more is for an empty one only.
-            while filled < room && !ended {
-                let buffered = input.buffered();
-                if buffered.is_empty() {
-                    let within = decoder.data_remaining().min(usize::MAX as u64) as usize;
-                    if filled > 0 {
-                        break;
-                    } else if within > 0 {
-                        // Inside a chunk the kernel receives straight into the frame, up to its end.
-                        let most = within.min(room);
-                        let (mut back, received) = self.receive(input, slots, 0, most).await?;
-                        let lane = self.exchange.lane();
-                        let bytes = &lane.memory().bytes_mut(&mut back)[..received];
-                        decoder.advance(bytes).map_err(http)?;
-                        (slots, filled) = (back, received);
-                    } else {
-                        self.watch
-                            .expect_read(self.clock.now_ms() + STALL_TIMEOUT_MS);
-                        let received = input.fill().await;
-                        self.watch.clear_read();
-                        if !matches!(received, Ok(1..)) {
-                            self.exchange.lane().release(slots);
-                            return Err(UploadEnd::Client(gone_or_slow(self.watch)));
-                        }
-                    }
-                    continue;
-                }
-                let view = &buffered[..buffered.len().min(room - filled)];
-                let lane = self.exchange.lane();
-                let used = match decoder.advance(view) {
-                    Ok(ChunkStep::Data(range)) => {
-                        let end = range.end;
-                        let part = &view[range];
-                        lane.memory().bytes_mut(&mut slots)[filled..][..part.len()]
-                            .copy_from_slice(part);
-                        filled += part.len();
-                        end
-                    }
-                    Ok(ChunkStep::End(end)) => {
-                        ended = true;
-                        end
-                    }
-                    Ok(ChunkStep::NeedMore) => view.len(),
-                    Err(fault) => {
-                        lane.release(slots);
-                        return Err(http(fault));
-                    }
-                };
-                input.consume(used);
+            if input.buffered().is_empty() && (decoder.data_remaining() == 0 || !self.may_receive())
+            {
+                self.fill(input).await?;
             }
+            let slots = self.allocate().await?;
+            let (slots, filled) = self
+                .fill_frame(input, &mut decoder, &mut taken, slots)
+                .await?;
+            let ended = decoder.is_done();
             if filled > 0 {
                 self.submit(slots, filled, None, ended);
             } else {
                 self.exchange.lane().release(slots);
                 if ended {
+                    self.share = None;
                     self.exchange.end(self.clock.now_ms() + self.timeout_ms);
                 }
             }
@@ -151,19 +123,90 @@ impl Upload<'_> {
         }
     }
 
+    /// Decodes what has arrived into one frame; waits for more only where there is nothing, and only
+    /// within a chunk. Returns how many bytes of data the frame has; `taken` counts them too.
+    async fn fill_frame<F: Future<Output = ReadDone>>(
+        &mut self,
+        input: &mut Input<'_, F>,
+        decoder: &mut ChunkDecoder,
+        taken: &mut u64,
+        mut slots: Slots,
+    ) -> Result<(Slots, usize), UploadEnd> {
+        let http = |fault| UploadEnd::Client(BodyFault::Http(fault));
+        let lane = self.exchange.lane();
+        let room = self.bytes_in(&slots);
+        let mut filled = 0;
+        while filled < room && !decoder.is_done() {
+            let buffered = input.buffered();
+            if buffered.is_empty() {
+                let within = decoder.data_remaining().min(room as u64) as usize;
+                if filled > 0 || within == 0 {
+                    break;
+                }
+                let Some(share) = lane.share(slots.run().slots as usize) else {
+                    break;
+                };
+                // Inside a chunk the kernel receives straight into the frame, up to its end.
+                let (mut back, received) = self.receive(input, slots, 0, within).await?;
+                drop(share);
+                let bytes = &lane.memory().bytes_mut(&mut back)[..received];
+                decoder.advance(bytes).map_err(http)?;
+                *taken += received as u64;
+                return Ok((back, received));
+            }
+            let view = &buffered[..buffered.len().min(room - filled)];
+            let used = match decoder.advance(view) {
+                Ok(ChunkStep::Data(range)) => {
+                    let end = range.end;
+                    let part = &view[range];
+                    lane.memory().bytes_mut(&mut slots)[filled..][..part.len()]
+                        .copy_from_slice(part);
+                    filled += part.len();
+                    *taken += part.len() as u64;
+                    end
+                }
+                Ok(ChunkStep::End(end)) => end,
+                Ok(ChunkStep::NeedMore) => view.len(),
+                Err(fault) => {
+                    lane.release(slots);
+                    return Err(http(fault));
+                }
+            };
+            input.consume(used);
+            if exceeds(self.max_body, *taken, decoder) {
+                lane.release(slots);
+                return Err(UploadEnd::Client(BodyFault::TooLong(self.max_body)));
+            }
+        }
+        Ok((slots, filled))
+    }
+
+    async fn fill<F: Future<Output = ReadDone>>(
+        &mut self,
+        input: &mut Input<'_, F>,
+    ) -> Result<(), UploadEnd> {
+        self.receiver.fill(input).await.map_err(UploadEnd::Client)
+    }
+
     async fn receive<F: Future<Output = ReadDone>>(
-        &self,
+        &mut self,
         input: &mut Input<'_, F>,
         slots: Slots,
         offset: usize,
         most: usize,
     ) -> Result<(Slots, usize), UploadEnd> {
         let buffer = SlotBuffer::new(self.exchange.lane(), slots, offset, most);
-        let buffer = buffer.ok_or(UploadEnd::Client(BodyFault::TooLong))?;
-        let (result, buffer) = receive_into(input, self.watch, self.clock, buffer).await;
+        // The part lies within the slots.
+        let buffer = buffer.ok_or(UploadEnd::Client(BodyFault::Gone))?;
+        let (result, buffer) = self.receiver.fill_slots(input, buffer).await;
         result.map_err(UploadEnd::Client)?;
         let received = buffer.received();
         Ok((buffer.into_slots(), received))
+    }
+
+    /// Whether the client may fill a frame at its own pace.
+    fn may_receive(&self) -> bool {
+        self.exchange.lane().may_receive(self.most_slots())
     }
 
     async fn allocate(&self) -> Result<Slots, UploadEnd> {
@@ -176,11 +219,12 @@ impl Upload<'_> {
         slots.map_err(UploadEnd::Worker)
     }
 
-    fn submit(&self, slots: Slots, filled: usize, total: Option<u64>, last: bool) {
+    fn submit(&mut self, slots: Slots, filled: usize, total: Option<u64>, last: bool) {
         let slots = self.exchange.lane().trim(slots, filled);
         let flags = if last { END } else { 0 };
         // Until the body is complete it is the client's pace that counts, not the worker's.
         let due_ms = if last {
+            self.share = None;
             self.clock.now_ms() + self.timeout_ms
         } else {
             u64::MAX
@@ -202,26 +246,5 @@ impl Upload<'_> {
 
     fn bytes_in(&self, slots: &Slots) -> usize {
         slots.run().slots as usize * self.geometry.slot_size()
-    }
-}
-
-/// Receives once into slots, within the time a body may stall.
-pub(super) async fn receive_into<F: Future<Output = ReadDone>>(
-    input: &mut Input<'_, F>,
-    watch: &Watch,
-    clock: &Clock,
-    buffer: SlotBuffer,
-) -> (Result<(), BodyFault>, SlotBuffer) {
-    watch.expect_read(clock.now_ms() + STALL_TIMEOUT_MS);
-    let (result, buffer) = input.fill_slots(buffer).await;
-    watch.clear_read();
-    (result.map_err(|_| gone_or_slow(watch)), buffer)
-}
-
-fn gone_or_slow(watch: &Watch) -> BodyFault {
-    if watch.fired() {
-        BodyFault::TooSlow
-    } else {
-        BodyFault::Gone
     }
 }

@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 
+use crate::limits::PRESSED_TIMEOUT_MS;
 use crate::sys::listen::{reset_on_close, shutdown_both, shutdown_read, with_socket};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
@@ -17,6 +18,11 @@ pub struct Watch {
     socket: RawFd,
     read_ms: Cell<u64>,
     write_ms: Cell<u64>,
+    /// The same while others wait for what the connection holds of the lane at this address. It serves
+    /// one request at a time, so there is but one lane.
+    pressed_read_ms: Cell<u64>,
+    pressed_write_ms: Cell<u64>,
+    lane: Cell<usize>,
     fired: Cell<bool>,
     resting: Cell<bool>,
 }
@@ -28,19 +34,34 @@ impl Watch {
         self.read_ms.set(deadline_ms);
     }
 
-    /// The client must have taken something by this time; else the socket is shut down.
-    pub fn expect_write(&self, deadline_ms: u64) {
+    /// As [`Watch::expect_read`], of a request that holds something of the lane with this address since
+    /// `now_ms`; 0 for none. While others wait for that, the client has less time.
+    pub fn expect_body(&self, deadline_ms: u64, lane: usize, now_ms: u64) {
+        self.read_ms.set(deadline_ms);
+        self.pressed_read_ms.set(pressed_ms(lane, now_ms));
+        self.lane.set(lane);
+    }
+
+    /// The client must have taken something by this time; else the socket is shut down. `lane` and
+    /// `now_ms` are as for [`Watch::expect_body`].
+    pub fn expect_write(&self, deadline_ms: u64, lane: usize, now_ms: u64) {
         self.write_ms.set(deadline_ms);
+        self.pressed_write_ms.set(pressed_ms(lane, now_ms));
+        if lane != 0 {
+            self.lane.set(lane);
+        }
     }
 
     /// Nothing is owed by the sending client.
     pub fn clear_read(&self) {
         self.read_ms.set(u64::MAX);
+        self.pressed_read_ms.set(u64::MAX);
     }
 
     /// Nothing is owed by the receiving client.
     pub fn clear_write(&self) {
         self.write_ms.set(u64::MAX);
+        self.pressed_write_ms.set(u64::MAX);
     }
 
     /// The connection's socket under a descriptor of its own.
@@ -67,13 +88,14 @@ impl Watch {
         self.resting.set(resting);
     }
 
-    fn check(&self, now_ms: u64) {
+    fn check(&self, now_ms: u64, pressed: &[usize]) {
+        let is_pressing = |by_ms: u64| by_ms <= now_ms && pressed.contains(&self.lane.get());
         // A socket that is gone already has nothing left to shut down.
-        if self.write_ms.get() <= now_ms {
+        if self.write_ms.get() <= now_ms || is_pressing(self.pressed_write_ms.get()) {
             self.fired.set(true);
             self.clear_write();
             let _ = with_socket(self.socket, |socket| shutdown_both(socket));
-        } else if self.read_ms.get() <= now_ms {
+        } else if self.read_ms.get() <= now_ms || is_pressing(self.pressed_read_ms.get()) {
             self.stop_reading();
         }
     }
@@ -82,6 +104,13 @@ impl Watch {
         self.fired.set(true);
         self.clear_read();
         let _ = with_socket(self.socket, |socket| shutdown_read(socket));
+    }
+}
+
+fn pressed_ms(lane: usize, now_ms: u64) -> u64 {
+    match lane {
+        0 => u64::MAX,
+        _ => now_ms + PRESSED_TIMEOUT_MS,
     }
 }
 
@@ -96,6 +125,9 @@ impl Watches {
             socket,
             read_ms: Cell::new(u64::MAX),
             write_ms: Cell::new(u64::MAX),
+            pressed_read_ms: Cell::new(u64::MAX),
+            pressed_write_ms: Cell::new(u64::MAX),
+            lane: Cell::new(0),
             fired: Cell::new(false),
             resting: Cell::new(false),
         });
@@ -112,10 +144,11 @@ impl Watches {
         self.0.borrow().is_empty()
     }
 
-    /// Shuts down what is overdue at `now_ms`.
-    pub fn tick(&self, now_ms: u64) {
+    /// Shuts down what is overdue at `now_ms`. `pressed` are the addresses of lanes of which slow clients
+    /// hold what others wait for.
+    pub fn tick(&self, now_ms: u64, pressed: &[usize]) {
         for (_, watch) in self.0.borrow().iter() {
-            watch.check(now_ms);
+            watch.check(now_ms, pressed);
         }
     }
 

@@ -177,7 +177,8 @@ impl<'h> Control<'h> {
         Ok(())
     }
 
-    /// RFC 9110, section 7.6.1. Other options, `upgrade` among them, are for hops that know them.
+    /// RFC 9110, section 7.6.1. Other options are for hops that know them. `upgrade` is ignored (section
+    /// 7.8 allows that): what follows the head is a body or the next request, in HTTP/1.1 as before.
     fn connection(&mut self, value: &[u8]) {
         for option in list(value) {
             self.close |= option.eq_ignore_ascii_case(b"close");
@@ -274,7 +275,8 @@ fn bad_transfer_encoding(codings: &[u8]) -> Fault {
 
 #[cold]
 fn unknown_method(token: &[u8]) -> Fault {
-    // RFC 9110, section 9.1: methods are case-sensitive, and one that is not known is 501.
+    // RFC 9110, section 9.1: methods are case-sensitive, and one that is not known is 501. CONNECT
+    // (section 9.3.6) is among them: nothing is ever tunnelled.
     Fault::not_implemented(match token {
         b"CONNECT" => "this server is not a proxy and opens no tunnels",
         _ => "this server does not know the method; methods are case-sensitive",

@@ -68,8 +68,8 @@ pub struct HeadStyle<'a> {
 ///
 /// `fields` is the worker's field section: lines of `name: value` CRLF, without an empty line. All
 /// of it is checked; framing and hop-by-hop fields (`connection`, `content-length`, `keep-alive`,
-/// `proxy-connection`, `te`, `trailer`, `transfer-encoding`, `upgrade`) are dropped, everything else
-/// passes unchanged and in order. `date` is added where the worker gave none (RFC 9110, section
+/// `proxy-connection`, `te`, `trailer`, `transfer-encoding`, `upgrade`, and what `connection` nominates)
+/// are dropped, everything else passes unchanged and in order. `date` is added where the worker gave none (RFC 9110, section
 /// 6.6.1).
 ///
 /// # Errors

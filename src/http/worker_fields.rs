@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::grammar::{is_field_content, is_token};
+use super::grammar::{is_field_content, is_token, list};
 use crate::limits::{MAX_FIELDS, MAX_RESPONSE_HEAD};
 
 /// What a worker's response head did wrong. The client gets 502, and it counts against the worker.
@@ -14,7 +14,7 @@ pub enum WorkerHeadFault {
     Status(u16),
     /// More than [`MAX_RESPONSE_HEAD`] bytes; how many there were.
     TooLong(usize),
-    /// More than [`MAX_FIELDS`] lines.
+    /// More than [`MAX_FIELDS`] lines, or fields nominated by `Connection`.
     TooManyFields,
     /// A line does not begin with a token and a colon (RFC 9112, section 5.1).
     Name {
@@ -77,7 +77,9 @@ pub(super) fn copy_fields(out: &mut Vec<u8>, fields: &[u8]) -> Result<Given, Wor
     if fields.len() > MAX_RESPONSE_HEAD {
         return Err(WorkerHeadFault::TooLong(fields.len()));
     }
+    let start = out.len();
     let mut given = Given::default();
+    let mut nominates = false;
     let mut line = 0;
     let mut at = 0;
     // Everything before `copied` is in `out` or dropped.
@@ -103,7 +105,10 @@ pub(super) fn copy_fields(out: &mut Vec<u8>, fields: &[u8]) -> Result<Given, Wor
         let next = at + end + 2;
         match fate(&rest[..name]) {
             Fate::Pass => {}
-            Fate::Drop => {
+            fate @ (Fate::Drop | Fate::Connection) => {
+                if matches!(fate, Fate::Connection) {
+                    nominates |= list(&rest[value..end]).any(is_nomination);
+                }
                 out.extend_from_slice(&fields[copied..at]);
                 copied = next;
             }
@@ -113,19 +118,72 @@ pub(super) fn copy_fields(out: &mut Vec<u8>, fields: &[u8]) -> Result<Given, Wor
         at = next;
     }
     out.extend_from_slice(&fields[copied..]);
+    if nominates {
+        out.truncate(start);
+        return copy_unnominated(out, fields);
+    }
     Ok(given)
+}
+
+/// As [`copy_fields`], for lines that were checked and of which some `Connection` nominates others.
+#[cold]
+fn copy_unnominated(out: &mut Vec<u8>, fields: &[u8]) -> Result<Given, WorkerHeadFault> {
+    let name = |line: &[u8]| line.iter().position(|&b| b == b':').unwrap_or(line.len());
+    // No value has a CR or LF.
+    let lines = || fields.split_inclusive(|&b| b == b'\n');
+    let mut nominated = [&b""[..]; MAX_FIELDS];
+    let mut count = 0;
+    for line in lines() {
+        let end = name(line);
+        if !matches!(fate(&line[..end]), Fate::Connection) {
+            continue;
+        }
+        for option in list(&line[end + 1..]).filter(|option| is_nomination(option)) {
+            // There are not more fields, so nobody needs more; and each is compared with each.
+            let place = nominated
+                .get_mut(count)
+                .ok_or(WorkerHeadFault::TooManyFields)?;
+            *place = option;
+            count += 1;
+        }
+    }
+    let mut given = Given::default();
+    for line in lines() {
+        let name = &line[..name(line)];
+        let is_nominated = nominated[..count]
+            .iter()
+            .any(|option| option.eq_ignore_ascii_case(name));
+        match fate(name) {
+            Fate::Drop | Fate::Connection => continue,
+            _ if is_nominated => continue,
+            Fate::Pass => {}
+            Fate::Date => given.date = true,
+            Fate::AllowOrigin => given.allow_origin = true,
+        }
+        out.extend_from_slice(line);
+    }
+    Ok(given)
+}
+
+/// Whether an option of `Connection` names a field that has to go and would not go without it (RFC
+/// 9110, section 7.6.1).
+fn is_nomination(option: &[u8]) -> bool {
+    let is_option = option.is_empty() || option.eq_ignore_ascii_case(b"close");
+    !is_option && !matches!(fate(option), Fate::Drop | Fate::Connection)
 }
 
 /// What happens to a field line.
 enum Fate {
     Pass,
     Drop,
+    /// Dropped, with the fields that it nominates.
+    Connection,
     Date,
     AllowOrigin,
 }
 
-/// Framing is the hub's alone (RFC 9112, section 6), and hop-by-hop fields speak of a connection
-/// that the worker does not see (RFC 9110, section 7.6.1).
+/// Framing is the hub's alone (RFC 9112, section 6), and hop-by-hop fields, also those that the worker's
+/// own `Connection` nominates, speak of a connection that it does not see (RFC 9110, section 7.6.1).
 #[inline]
 fn fate(name: &[u8]) -> Fate {
     let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
@@ -133,7 +191,8 @@ fn fate(name: &[u8]) -> Fate {
         2 if is(b"te") => Fate::Drop,
         4 if is(b"date") => Fate::Date,
         7 if is(b"trailer") || is(b"upgrade") => Fate::Drop,
-        10 if is(b"connection") || is(b"keep-alive") => Fate::Drop,
+        10 if is(b"connection") => Fate::Connection,
+        10 if is(b"keep-alive") => Fate::Drop,
         14 if is(b"content-length") => Fate::Drop,
         16 if is(b"proxy-connection") => Fate::Drop,
         17 if is(b"transfer-encoding") => Fate::Drop,
@@ -225,6 +284,55 @@ mod tests {
         ] {
             assert_eq!(copy(bad), WorkerHeadFault::Value { line: 2 }, "{bad:?}");
         }
+    }
+
+    #[test]
+    fn nominated_fields_go_with_the_field_that_nominates_them() {
+        let copy = |fields: &[u8]| {
+            let mut out = b"before".to_vec();
+            let given = copy_fields(&mut out, fields).unwrap();
+            (String::from_utf8(out.split_off(6)).unwrap(), given)
+        };
+        for (fields, expected) in [
+            // Before and behind it, whatever the case, each line of a name.
+            (
+                "A: 1\r\nX-Hop: 2\r\nConnection: x-hop\r\nB: 3\r\nx-HOP: 4\r\n",
+                "A: 1\r\nB: 3\r\n",
+            ),
+            (
+                "Connection: close, x-a ,,x-b\r\nX-A: 1\r\nX-B: 2\r\nX: 3\r\n",
+                "X: 3\r\n",
+            ),
+            (
+                "X-A: 1\r\nconnection: x-a\r\nCONNECTION:\tx-b\r\nX-B: 2\r\n",
+                "",
+            ),
+            // Nothing is there to go.
+            ("Connection: keep-alive, Upgrade\r\nA: 1\r\n", "A: 1\r\n"),
+            (
+                "Connection: x-c\r\nA: 1\r\nX-CC: 2\r\nX: 3\r\n",
+                "A: 1\r\nX-CC: 2\r\nX: 3\r\n",
+            ),
+            // Names are whole names, and options are no other fields' values.
+            (
+                "Connections: x-a\r\nX-A: connection: x-a\r\n",
+                "Connections: x-a\r\nX-A: connection: x-a\r\n",
+            ),
+            ("Connection: \"x-a\"\r\nX-A: 1\r\n", "X-A: 1\r\n"),
+        ] {
+            assert_eq!(copy(fields.as_bytes()).0, expected, "{fields:?}");
+        }
+        // A field that the hub adds where there is none is added again.
+        let dated = b"Date: x\r\nAccess-Control-Allow-Origin: y\r\nConnection: date\r\n";
+        let (text, given) = copy(dated);
+        assert_eq!(text, "Access-Control-Allow-Origin: y\r\n");
+        assert!(!given.date && given.allow_origin);
+        let many = |count: usize| format!("Connection: {}\r\nX: 1\r\n", "x,".repeat(count));
+        assert_eq!(copy(many(MAX_FIELDS).as_bytes()).0, "");
+        assert_eq!(
+            copy_fields(&mut Vec::new(), many(MAX_FIELDS + 1).as_bytes()),
+            Err(WorkerHeadFault::TooManyFields)
+        );
     }
 
     #[test]

@@ -61,6 +61,7 @@ impl HubState {
             version: env!("CARGO_PKG_VERSION").into(),
             workers,
             streams: self.streams.stats.health(),
+            connections: self.connections.health(),
         }
     }
 

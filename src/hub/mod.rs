@@ -3,6 +3,7 @@
 
 mod api;
 mod attach;
+mod descriptors;
 mod events;
 mod lanes;
 mod liveness;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 pub use self::start::{RunningHub, StartError, start};
 
+pub use crate::gateway::ClientLimits;
 pub use crate::gateway::stream::StreamConfig;
 use crate::shm::layout::Geometry;
 
@@ -42,6 +44,10 @@ pub struct HubConfig {
     pub secret: Option<String>,
     /// Whether to log where the time of each request went.
     pub instrumentation: bool,
+    /// What a client may ask for, and how slow it may be.
+    pub clients: ClientLimits,
+    /// Most connections at one time; `None` for what the limit on open files leaves.
+    pub max_connections: Option<usize>,
     /// Time between two pings of a worker, in milliseconds.
     pub ping_interval_ms: u64,
     /// Time a worker has to answer a ping, in milliseconds.

@@ -256,6 +256,7 @@ impl Registry {
                     worker,
                     route: number as u32,
                     name: record.name.clone(),
+                    max_body: route.max_body,
                     stream: route.stream.map(|options| {
                         let params = route.pattern.param_names().map(Box::from).collect();
                         Arc::new(StreamRoute { options, params })
@@ -369,6 +370,7 @@ impl Record {
             sse: r.stream.is_some(),
             replay: r.stream.is_some_and(|s| s.replay),
             slow: r.stream.and_then(|s| s.slow),
+            max_body: r.max_body,
         });
         specs.collect()
     }

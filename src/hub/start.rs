@@ -15,11 +15,13 @@ use std::time::Duration;
 
 use crate::control::default_socket;
 use crate::gateway::GatewayConfig;
+use crate::gateway::connections::Connections;
 use crate::gateway::mailbox::mailbox;
 use crate::gateway::shard::{self, Report, ShardParts};
 use crate::gateway::stream::Streams;
 use crate::gateway::stream::thread::{self, ThreadParts};
 use crate::hub::HubConfig;
+use crate::hub::descriptors::most_connections;
 use crate::hub::liveness::Liveness;
 use crate::hub::registry::Registry;
 use crate::hub::state::HubState;
@@ -46,6 +48,15 @@ pub enum StartError {
     Listen(io::Error),
     /// The directory of the attach socket is not private: the socket's path, and why.
     Directory(PathBuf, io::Error),
+    /// The limit on open files leaves too few for connections.
+    Descriptors {
+        /// The limit.
+        limit: u64,
+        /// Descriptors that are not for connections.
+        others: u64,
+        /// Connections that were asked for, or that there must be at least.
+        wanted: u64,
+    },
     /// A thread or descriptor could not be had: what for, and why.
     System(&'static str, io::Error),
 }
@@ -59,6 +70,16 @@ impl fmt::Display for StartError {
                 "the lanes of one worker would take {} MiB, and this machine has {} MiB: give smaller --slots or --slot-size (slots × slot size × 2 × shards must fit)",
                 wanted >> 20,
                 total >> 20
+            ),
+            StartError::Descriptors {
+                limit,
+                others,
+                wanted,
+            } => write!(
+                f,
+                "{wanted} connections do not fit the limit of {limit} open files, of which the hub and its workers need {others}: raise it to {} (ulimit -n, or LimitNOFILE= of the service), or give --max-connections {} at most",
+                others + wanted,
+                limit.saturating_sub(*others)
             ),
             // It names the address, and says what to do.
             StartError::Listen(error) => error.fmt(f),
@@ -177,6 +198,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         startup_grace_ms: config.startup_grace_ms,
         secret: config.secret,
         instrumentation: config.instrumentation,
+        clients: config.clients,
     });
     let descriptors = |e| StartError::System("file descriptors", e);
     let (report, reports) = mailbox().map_err(descriptors)?;
@@ -190,6 +212,9 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     }
     let (to_streams, messages) = mailbox().map_err(descriptors)?;
     let streams = Streams::new(to_streams, uuid::Uuid::new_v4().as_fields().0);
+    let listeners_each = listeners.first().map_or(0, Vec::len);
+    let most = most_connections(config.shards, listeners_each, config.max_connections)?;
+    let connections = Connections::new(most);
     let registry = Registry::new(config.remember_ms);
     let parts = ThreadParts {
         streams: streams.clone(),
@@ -203,7 +228,14 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         let failure = outcome_of(|| thread::run(parts));
         to_supervisor.send(Report::StreamsStopped(failure));
     })?;
-    let state = HubState::new(registry, senders, change, streams.clone(), socket.clone());
+    let state = HubState::new(
+        registry,
+        senders,
+        change,
+        streams.clone(),
+        connections.clone(),
+        socket.clone(),
+    );
     let state = Arc::new(state);
     for (index, (listeners, commands)) in listeners.into_iter().zip(mailboxes).enumerate() {
         let parts = ShardParts {
@@ -215,6 +247,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
             commands,
             reports: report.clone(),
             streams: streams.clone(),
+            connections: connections.clone(),
         };
         let report = report.clone();
         spawn(&format!("shard-{index}"), move || {
@@ -245,6 +278,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         worker_kib = wanted >> 10,
         coop_taskrun = uring.coop_taskrun,
         single_issuer = uring.single_issuer,
+        max_connections = most,
         "each worker takes {} KiB of shared memory",
         wanted >> 10
     );

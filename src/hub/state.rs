@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::control::FieldError;
+use crate::gateway::connections::Connections;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::shard::Command;
 use crate::gateway::stream::{Streams, ToStreams};
@@ -23,6 +24,8 @@ pub struct HubState {
     changed: Sender<()>,
     /// The way to the streams thread.
     pub streams: Streams,
+    /// How many connections there are and may be.
+    pub connections: Connections,
     /// Where workers attach.
     pub socket: PathBuf,
 }
@@ -34,6 +37,7 @@ impl HubState {
         shards: Vec<Sender<Command>>,
         changed: Sender<()>,
         streams: Streams,
+        connections: Connections,
         socket: PathBuf,
     ) -> HubState {
         HubState {
@@ -42,6 +46,7 @@ impl HubState {
             shards,
             changed,
             streams,
+            connections,
             socket,
         }
     }

@@ -238,6 +238,12 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Option<SocketA
     }
 }
 
+/// Whether an operation failed because this process, or the machine, has no descriptor left.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
+}
+
 /// Sends small segments at once (`TCP_NODELAY`).
 ///
 /// # Errors

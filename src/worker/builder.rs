@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::control::{DEFAULT_PORT, RouteSpec, default_socket};
+use crate::control::{DEFAULT_PORT, FieldError, RouteSpec, default_socket};
 use crate::worker::blocking;
 use crate::worker::error::Error;
 use crate::worker::events::{Events, LinkOwner};
@@ -24,6 +24,8 @@ pub struct Worker {
     name: String,
     routes: Vec<(RouteSpec, Handlers)>,
     settings: Settings,
+    /// Whether a limit was set before there was a route for it.
+    max_body_of_none: bool,
 }
 
 /// How a worker runs.
@@ -45,6 +47,7 @@ impl Worker {
         Worker {
             name: name.into(),
             routes: Vec::new(),
+            max_body_of_none: false,
             settings: Settings {
                 socket: default_socket(DEFAULT_PORT),
                 threads: available_parallelism().map_or(1, usize::from),
@@ -116,6 +119,28 @@ impl Worker {
     /// Publishes events, from now on and for as long as the worker runs.
     pub fn events(&self) -> Events {
         Events::new(self.settings.link.link().clone())
+    }
+
+    /// Sets how many bytes of body the hub takes for the route that was added last, 0 for any number.
+    /// Longer ones are answered with 413. Without this, what the hub was started with counts
+    /// (`--max-body`). A route for Server-Sent Events takes no bodies and cannot have this.
+    ///
+    /// ```no_run
+    /// use slotway::worker::{Request, Worker};
+    ///
+    /// # fn main() -> Result<(), slotway::worker::Error> {
+    /// Worker::new("archive")
+    ///     .route("PUT", "/backups/{name}", |_: Request| "taken")
+    ///     .max_body(0)
+    ///     .run()
+    /// # }
+    /// ```
+    pub fn max_body(mut self, bytes: u64) -> Worker {
+        match self.routes.last_mut() {
+            Some((spec, _)) => spec.max_body = Some(bytes),
+            None => self.max_body_of_none = true,
+        }
+        self
     }
 
     /// Sets how many threads serve in [`Worker::run`]; at least one. The default is the number of
@@ -207,6 +232,14 @@ impl Worker {
     pub(crate) fn prepare(mut self) -> Result<(Settings, Arc<Service>), Error> {
         if let Some(socket) = std::env::var_os(SOCKET_VARIABLE).filter(|s| !s.is_empty()) {
             self.settings.socket = socket.into();
+        }
+        if self.max_body_of_none {
+            return Err(Error::Registration(FieldError {
+                field: "max_body".into(),
+                detail:
+                    "it was set before there was a route: call max_body behind the route it is for"
+                        .into(),
+            }));
         }
         let service = Service::new(self.name, self.routes, self.settings.link.link().clone())
             .map_err(Error::Registration)?;

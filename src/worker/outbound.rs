@@ -99,8 +99,10 @@ impl Outbound {
         let free = self.arena.free_count();
         let held = self.held[exchange as usize];
         let streamed = |at_most: u32| {
-            let window = limits.window.saturating_sub(held);
             let spare = free.saturating_sub(limits.reserve + self.events.unused());
+            // The less is left, the less any one may have under way: clients that do not read would
+            // otherwise hold all of it when there are but a few of them.
+            let window = limits.window.min((spare / 8).max(1)).saturating_sub(held);
             (free / 8)
                 .max(1)
                 .min(at_most)

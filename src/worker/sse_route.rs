@@ -139,6 +139,7 @@ impl SseRoute {
             sse: true,
             replay: self.replay,
             slow: self.slow,
+            max_body: None,
         };
         let handlers = Handlers::Streams {
             connect: self.connect,

@@ -22,6 +22,7 @@ pub struct HubOptions {
     demo: bool,
     port: u16,
     under: Vec<OsString>,
+    open_files: Option<u32>,
 }
 
 impl HubOptions {
@@ -45,6 +46,12 @@ impl HubOptions {
     /// `slotway demo` in place of `slotway serve`.
     pub fn demo(mut self) -> HubOptions {
         self.demo = true;
+        self
+    }
+
+    /// A limit on open files that it cannot raise.
+    pub fn open_files(mut self, limit: u32) -> HubOptions {
+        self.open_files = Some(limit);
         self
     }
 
@@ -83,11 +90,16 @@ impl HubOptions {
 
     /// Starts it without waiting, for starts that are to fail.
     pub fn spawn(&self, dir: &ScratchDir) -> Process {
-        let mut command = match &self.under[..] {
+        let mut under = self.under.clone();
+        if let Some(limit) = self.open_files {
+            let script = format!("ulimit -n {limit} && exec \"$0\" \"$@\"");
+            under.splice(0..0, ["sh", "-c", &script].map(OsString::from));
+        }
+        let mut command = match &under[..] {
             [] => slotway(dir),
             [program, args @ ..] => {
                 let mut command = private(Command::new(program), dir);
-                command.args(args).arg(SLOTWAY);
+                command.args(args).arg(slotway_binary());
                 command
             }
         };

@@ -123,6 +123,21 @@ impl Process {
         }
     }
 
+    /// Processor time it has used, in milliseconds, all its threads together.
+    pub fn cpu_ms(&self) -> u64 {
+        let path = format!("/proc/{}/stat", self.pid());
+        let stat = std::fs::read_to_string(&path).expect("the process lives");
+        let (_, rest) = stat.rsplit_once(") ").expect("a name in brackets");
+        // Fields 14 and 15 of the whole line, of which the first two are gone (proc(5)).
+        let ticks: u64 = rest
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|field| field.parse::<u64>().expect("a number of ticks"))
+            .sum();
+        ticks * 1000 / rustix::param::clock_ticks_per_second()
+    }
+
     /// How many descriptors it has open.
     pub fn descriptors(&self) -> usize {
         let path = format!("/proc/{}/fd", self.pid());

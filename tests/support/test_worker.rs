@@ -239,6 +239,22 @@ fn blocking_worker(worker: Worker) -> Worker {
             Ok::<_, slotway::worker::BodyError>(body.len().to_string())
         })
         .route("POST", "/ignore", |_: Request| "not read")
+        .route("GET", "/fields/{n}", |request: Request| {
+            let names = (0..number(&request, "n")).map(|n| format!("x-{n}"));
+            names.fold(Response::ok(), |response, name| response.header(&name, "y"))
+        })
+        .route("GET", "/nominated", |_: Request| {
+            Response::text("nominated")
+                .header("x-hop", "1")
+                .header("connection", "x-hop, close")
+                .header("x-hop", "2")
+                .header("x-end", "3")
+        })
+        .route("POST", "/swallow", swallow)
+        .route("POST", "/short", swallow)
+        .max_body(1000)
+        .route("POST", "/long", swallow)
+        .max_body(0)
         .route("GET", "/until-cancelled", |request: Request| {
             BEGUN.fetch_add(1, Ordering::SeqCst);
             // The hub cancels at its deadline at the latest; this is for a hub that forgets.
@@ -276,6 +292,14 @@ fn write_pattern(out: &mut dyn Write, n: u64) -> io::Result<()> {
         written += len as u64;
     }
     Ok(())
+}
+
+/// Reads whatever comes, and only then answers.
+fn swallow(request: Request) -> Response {
+    match io::copy(&mut request.into_body(), &mut io::sink()) {
+        Ok(count) => Response::text(count.to_string()),
+        Err(error) => Response::text(format!("{error}")).status(400),
+    }
 }
 
 fn check(request: Request) -> Response {

@@ -161,7 +161,7 @@ impl Fanout {
 
     /// Gives a subscriber its socket. The head goes before whatever is queued.
     pub(super) fn connect(&mut self, key: usize, client: Client) {
-        let Ok(socket) = Socket::new(client.socket) else {
+        let Ok(socket) = Socket::new(client.socket, client.place) else {
             // No descriptor or memory is left to watch it with; the client sees the connection end.
             return self.close(key);
         };

@@ -27,19 +27,21 @@ const REPLACED: [&str; 3] = ["content-type", "cache-control", "x-accel-buffering
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// Makes a client of `/events` a subscriber.
-    pub(crate) fn subscribe(
+    pub(crate) async fn subscribe(
         &mut self,
         wanted: Wanted,
         last_event_id: Option<String>,
         manner: Manner,
     ) -> Next {
         let reading = reading(manner, last_event_id);
-        if let Ok(head) = self.stream_head(b"", manner)
-            && let Some(client) = self.leave(head)
-        {
-            let subscribe = ToStreams::Subscribe(Box::new(client), reading, wanted);
-            self.shard.streams.send(subscribe);
-        }
+        let Ok(head) = self.stream_head(b"", manner) else {
+            return Next::Drop;
+        };
+        let Some(client) = self.leave(head) else {
+            return self.refuse(Problem::no_place(), manner).await;
+        };
+        let subscribe = ToStreams::Subscribe(Box::new(client), reading, wanted);
+        self.shard.streams.send(subscribe);
         Next::Drop
     }
 
@@ -80,10 +82,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             match self.stream_head(fields, manner) {
                 Ok(head) => {
                     // Where no descriptor is left, the worker hears of a connection that has ended.
-                    match self.leave(head) {
-                        Some(client) => streams.send(ToStreams::Accept(number, Box::new(client))),
-                        None => self.give_up(&lane, request, number),
-                    }
+                    let Some(client) = self.leave(head) else {
+                        self.give_up(&lane, request, number);
+                        return self.refuse(Problem::no_place(), manner).await;
+                    };
+                    streams.send(ToStreams::Accept(number, Box::new(client)));
                     return Next::Drop;
                 }
                 Err(fault) => {
@@ -120,7 +123,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     self.refuse(Problem::bad_answer(worker), manner).await
                 }
             },
-            Some(Said::Nonsense) => self.refuse(Problem::bad_answer(worker), manner).await,
+            Some(Said::Nonsense) => {
+                lane.stats().count_violation();
+                self.refuse(Problem::bad_answer(worker), manner).await
+            }
             Some(Said::Gone) => {
                 let problem = Problem::failed(Failure::WorkerGone, worker);
                 self.refuse(problem, manner).await
@@ -168,7 +174,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// The connection with its socket, for the streams thread; this one's part of it is closed.
     fn leave(&mut self, head: Vec<u8>) -> Option<Client> {
         let socket = self.entered.watch.duplicate().ok()?;
-        Some(Client { socket, head })
+        // For a moment the connection is open twice.
+        let place = self.shard.acceptor.connections().enter_beyond();
+        Some(Client {
+            socket,
+            place,
+            head,
+        })
     }
 }
 

@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::control::StreamOptions;
 use crate::gateway::Routes;
+use crate::gateway::connections::Place;
 use crate::gateway::lane::EventFrame;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::stream::stats::StreamStats;
@@ -137,6 +138,8 @@ pub enum ToStreams {
 pub struct Client {
     /// Its socket.
     pub socket: OwnedFd,
+    /// Its place among the connections there may be.
+    pub place: Place,
     /// The head of the response.
     pub head: Vec<u8>,
 }

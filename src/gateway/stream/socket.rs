@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::gateway::connections::Place;
 use crate::limits::STREAM_USER_TIMEOUT_MS;
 use crate::sys::listen::{recv_peek_eof, shutdown_both, with_socket};
 use crate::sys::stream_socket::{Discarded, discard, is_writable, prepare, send_last};
@@ -16,6 +17,8 @@ use crate::sys::stream_socket::{Discarded, discard, is_writable, prepare, send_l
 #[derive(Debug)]
 pub struct Socket {
     fd: AsyncFd<OwnedFd>,
+    /// Left when the socket is closed.
+    _place: Place,
 }
 
 impl Socket {
@@ -26,10 +29,10 @@ impl Socket {
     // The successor of this constructor is unsafe, and newer than the oldest tokio that serves here.
     // What it asks for holds: the socket is owned by the `AsyncFd`, and nobody replaces it.
     #[allow(deprecated)]
-    pub fn new(fd: OwnedFd) -> io::Result<Socket> {
+    pub fn new(fd: OwnedFd, place: Place) -> io::Result<Socket> {
         prepare(&fd, STREAM_USER_TIMEOUT_MS)?;
         let fd = AsyncFd::with_interest(fd, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Socket { fd })
+        Ok(Socket { fd, _place: place })
     }
 
     /// Takes and forgets what the peer sends, `room` bytes at most. Ready when it has closed, or has

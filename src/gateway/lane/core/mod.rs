@@ -21,9 +21,9 @@ use crate::gateway::stats::LaneStats;
 use crate::limits::MIN_SLOTS;
 use crate::shm::arena::SlotMap;
 use crate::shm::descriptor::ABORT;
-use crate::shm::doorbell::{Caller, Sleeper};
+use crate::shm::doorbell::{Caller, Sleeper, is_starved};
 use crate::shm::layout::{Geometry, Phase};
-use crate::shm::region::{Arena, HubSide, LaneMemory, Slots};
+use crate::shm::region::{Arena, HubSide, LaneMemory, Slots, Word};
 use crate::shm::ring::{Consumer, Producer};
 
 /// What part of the arena newcomers leave free: one in this many slots.
@@ -96,6 +96,19 @@ impl LaneCore {
     /// Whether the worker is gone.
     pub fn is_dead(&self) -> bool {
         self.dead
+    }
+
+    /// Whether no more than a quarter of the response arena is left for answers that are still to come.
+    pub fn is_crowded(&self) -> bool {
+        self.held.free_count() <= self.held.slots() / 4
+    }
+
+    /// Whether next to no exchange can be opened, or the worker waits for response slots of which the hub
+    /// holds half or more.
+    pub fn is_pressed(&self) -> bool {
+        let few_held = self.held.free_count() > self.held.slots() / 2;
+        self.free.len() < self.exchanges.len() / RESERVED_PART
+            || (!few_held && is_starved(self.memory.peer_word(Word::Starved)))
     }
 
     /// Exchanges that are not free: in flight, or kept until the worker lets go of them.

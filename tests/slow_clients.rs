@@ -1,0 +1,122 @@
+//! Clients that send or read as slowly as they may, hundreds of them, on the worker that others want too:
+//! what a lane has is never all theirs.
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
+
+mod support;
+
+use std::io::Write;
+use std::time::Instant;
+
+use support::client::{Client, request_bytes};
+use support::pattern::pattern;
+use support::{Hub, HubOptions};
+
+/// Clients of each kind.
+const MANY: usize = 80;
+
+/// One shard, so that all of them share one lane.
+fn hub() -> Hub {
+    HubOptions::new().args(["--shards", "1"]).start()
+}
+
+/// Requests of all usual kinds, each answered.
+#[track_caller]
+fn check_served(hub: &Hub, what: &str) {
+    let start = Instant::now();
+    for round in 0..20 {
+        let mut client = hub.connect();
+        for _ in 0..3 {
+            assert_eq!(client.get("/hello").text(), "Hello, World!", "{what}");
+        }
+        for length in [10, 3_000, 7_000, 30_000, 200_000] {
+            let body = pattern(round, length);
+            let mut writer = client.writer();
+            let answer = std::thread::scope(|scope| {
+                scope.spawn(move || writer.write_all(&request_bytes("POST", "/echo", "", body)));
+                client.answer()
+            });
+            assert_eq!(answer.status, 200, "{what}: {answer:?}");
+            assert!(
+                answer.body == body,
+                "{what}: {length} bytes came back changed"
+            );
+        }
+    }
+    println!("{what}: 160 requests took {:?}", start.elapsed());
+}
+
+fn slow_uploads(hub: &Hub, fields: &str, sent: &[u8]) -> Vec<Client> {
+    let head = format!("POST /count HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    let clients = (0..MANY).map(|_| {
+        let mut client = hub.connect();
+        client.send(&head);
+        client.send(sent);
+        client
+    });
+    clients.collect()
+}
+
+#[test]
+fn slow_uploads_leave_room_for_others() {
+    let hub = hub();
+    let _worker = hub.worker();
+    check_served(&hub, "alone");
+    let mut slow = Vec::new();
+    for (kind, fields, sent) in [
+        ("small", "Content-Length: 3000\r\n", &b"0123456789"[..]),
+        ("contiguous", "Content-Length: 60000\r\n", b"0123456789"),
+        ("large", "Content-Length: 400000\r\n", b"0123456789"),
+        ("streamed", "Content-Length: 9000000\r\n", b"0123456789"),
+        (
+            "chunked",
+            "Transfer-Encoding: chunked\r\n",
+            b"ffff\r\n0123456789",
+        ),
+        ("chunk sizes", "Transfer-Encoding: chunked\r\n", b"ff"),
+    ] {
+        slow.extend(slow_uploads(&hub, fields, sent));
+        check_served(
+            &hub,
+            &format!("beside {} slow uploads, at last {kind}", slow.len()),
+        );
+    }
+    drop(slow);
+    hub.wait_idle();
+}
+
+#[test]
+fn slow_readers_leave_room_for_others() {
+    let hub = hub();
+    let _worker = hub.worker();
+    let mut slow = Vec::new();
+    for _ in 0..MANY {
+        let mut client = Client::with_small_window(hub.address);
+        client.request("GET", "/bytes/50000000", "", b"");
+        slow.push(client);
+    }
+    for client in &mut slow {
+        // Those who find no memory yet wait for it, as do others behind slow readers.
+        client.fill().expect("an answer begins");
+    }
+    check_served(&hub, "beside streams that are not read");
+    // Whole answers, one behind the other on each connection.
+    for _ in 0..MANY {
+        let mut client = Client::with_small_window(hub.address);
+        let request = request_bytes("POST", "/echo", "", pattern(0, 400_000));
+        // The hub stops reading when its answers are not read.
+        let mut writer = client.writer();
+        std::thread::spawn(move || (0..20).try_for_each(|_| writer.write_all(&request)));
+        client.fill().expect("an answer begins");
+        slow.push(client);
+    }
+    check_served(&hub, "beside whole answers that are not read");
+    let answer = hub.get("/bytes/3000000");
+    assert_eq!(
+        answer.body.len(),
+        3_000_000,
+        "who reads gets a stream through"
+    );
+    drop(slow);
+    hub.wait_idle();
+}
