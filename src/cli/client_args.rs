@@ -68,7 +68,7 @@ fn seconds(milliseconds: u64) -> f64 {
 }
 
 fn milliseconds(option: &str, seconds: f64) -> Result<u64, Failure> {
-    if seconds >= 0.001 && seconds <= DAY {
+    if (0.001..=DAY).contains(&seconds) {
         return Ok((seconds * 1000.0) as u64);
     }
     let message = format!("{option} {seconds}: give seconds from 0.001 to {DAY}");
