@@ -10,13 +10,13 @@ use std::task::Poll;
 use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::connection::{BodyFault, Connection, Next};
 use crate::gateway::input::{Departure, ReadDone};
-use crate::gateway::lane::{Exchange, Failure, RequestFrame, Share};
+use crate::gateway::lane::{Exchange, Failure, RequestFrame};
 use crate::gateway::output::{Manner, Relayed};
 use crate::gateway::plan::Dispatch;
 use crate::gateway::problem::Problem;
 use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Timing;
-use crate::gateway::upload::{Upload, UploadEnd};
+use crate::gateway::upload::{Unfinished, Upload, UploadEnd};
 use crate::http::{CONTINUE, HeadBounds};
 use crate::limits::SMALL_BODY;
 use crate::message::{BodyLength, Method};
@@ -148,16 +148,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 };
                 exchange.submit(slots, frame, u64::MAX);
                 timing.submitted();
+                let unfinished = Unfinished {
+                    length: body,
+                    most: dispatch.max_body,
+                    share,
+                };
                 match self
-                    .relay_uploading(
-                        &exchange,
-                        share,
-                        manner,
-                        body,
-                        dispatch.max_body,
-                        &began,
-                        &mut timing,
-                    )
+                    .relay_uploading(&exchange, manner, unfinished, &began, &mut timing)
                     .await
                 {
                     Ok(relayed) => relayed,
@@ -291,10 +288,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     async fn relay_uploading(
         &mut self,
         exchange: &Exchange,
-        share: Option<Share>,
         manner: Manner,
-        body: BodyLength,
-        max_body: u64,
+        body: Unfinished,
         began: &Cell<Option<u16>>,
         timing: &mut Timing,
     ) -> Result<Relayed, BodyFault> {
@@ -306,15 +301,14 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             receiver: Receiver::new(watch, &self.shard.clock, clients, exchange.lane().address()),
             clock: &self.shard.clock,
             timeout_ms: self.shard.config.timeout_ms,
-            max_body,
-            share,
+            body,
         };
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {
             began.set(Some(status));
             timing.answered();
         }));
         let mut upload = pin!(async {
-            upload.run(&mut self.input, body).await?;
+            upload.run(&mut self.input).await?;
             Ok(self.input.until_ended().await)
         });
         let mut uploading = true;

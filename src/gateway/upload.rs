@@ -36,8 +36,15 @@ pub(super) struct Upload<'a> {
     pub(super) receiver: Receiver<'a>,
     pub(super) clock: &'a Rc<Clock>,
     pub(super) timeout_ms: u64,
-    /// Most bytes of a body whose length is not known in advance.
-    pub(super) max_body: u64,
+    pub(super) body: Unfinished,
+}
+
+/// A body that is still to be received.
+pub(super) struct Unfinished {
+    /// How long it is.
+    pub(super) length: BodyLength,
+    /// How many bytes of it are taken where that is not known in advance.
+    pub(super) most: u64,
     /// What its head has of the share, until the body is complete.
     pub(super) share: Option<Share>,
 }
@@ -47,9 +54,8 @@ impl Upload<'_> {
     pub(super) async fn run<F: Future<Output = ReadDone>>(
         &mut self,
         input: &mut Input<'_, F>,
-        body: BodyLength,
     ) -> Result<(), UploadEnd> {
-        match body {
+        match self.body.length {
             BodyLength::None => Ok(()),
             BodyLength::Known(length) => self.run_known(input, length).await,
             BodyLength::Chunked => self.run_chunked(input).await,
@@ -113,7 +119,7 @@ impl Upload<'_> {
             } else {
                 self.exchange.lane().release(slots);
                 if ended {
-                    self.share = None;
+                    self.body.share = None;
                     self.exchange.end(self.clock.now_ms() + self.timeout_ms);
                 }
             }
@@ -173,9 +179,9 @@ impl Upload<'_> {
                 }
             };
             input.consume(used);
-            if exceeds(self.max_body, *taken, decoder) {
+            if exceeds(self.body.most, *taken, decoder) {
                 lane.release(slots);
-                return Err(UploadEnd::Client(BodyFault::TooLong(self.max_body)));
+                return Err(UploadEnd::Client(BodyFault::TooLong(self.body.most)));
             }
         }
         Ok((slots, filled))
@@ -224,7 +230,7 @@ impl Upload<'_> {
         let flags = if last { END } else { 0 };
         // Until the body is complete it is the client's pace that counts, not the worker's.
         let due_ms = if last {
-            self.share = None;
+            self.body.share = None;
             self.clock.now_ms() + self.timeout_ms
         } else {
             u64::MAX
