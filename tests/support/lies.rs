@@ -374,6 +374,8 @@ pub fn tell(lie: Lie, lane: &mut RawLane, claim: &Claim, random: &mut Random) {
             finish(lane, claim, one);
         }
         Lie::OwnBellBlocked => {
+            // The hub rings it too, so that a write may find no room after all.
+            set_blocking(&lane.own_bell, false);
             saturate(&lane.own_bell);
             set_blocking(&lane.own_bell, true);
             lane.response.set_word(SLEEP_OFFSET, 1);
@@ -402,8 +404,8 @@ pub fn set_blocking(bell: impl AsFd, blocking: bool) {
     fcntl_setfl(&bell, flags).expect("flags can be set");
 }
 
-/// Fills an eventfd's counter to the brim. Only for a bell that no other thread of the worker rings:
-/// a write that finds no room would wait.
+/// Fills an eventfd's counter to the brim. Only for a bell that is non-blocking, or that nobody else
+/// rings: a write that finds no room would wait.
 pub fn saturate(bell: impl AsFd) {
     loop {
         drain(&bell);
