@@ -218,6 +218,10 @@ pub struct Health {
     pub version: String,
     /// The workers it knows.
     pub workers: Vec<WorkerHealth>,
+    /// Workers thrown out since its start, for breaking the rules of the shared memory or for not
+    /// answering pings.
+    #[serde(default)]
+    pub evictions: u64,
     /// The event streams it owns.
     #[serde(default)]
     pub streams: StreamsHealth,
@@ -274,6 +278,9 @@ pub struct WorkerHealth {
     /// Its process, once attached.
     #[serde(default)]
     pub pid: Option<u32>,
+    /// Why it was thrown out, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evicted: Option<String>,
     /// Requests handed to it and wakes that took, in each direction.
     #[serde(default)]
     pub traffic: Traffic,

@@ -55,11 +55,15 @@ impl HubState {
     }
 
     fn health(&self) -> Health {
-        let workers = self.read(|registry| registry.iter().map(|(_, r)| describe(r)).collect());
+        let (workers, evictions) = self.read(|registry| {
+            let workers = registry.iter().map(|(_, r)| describe(r)).collect();
+            (workers, registry.evictions())
+        });
         Health {
             ok: true,
             version: env!("CARGO_PKG_VERSION").into(),
             workers,
+            evictions,
             streams: self.streams.stats.health(),
             connections: self.connections.health(),
         }
@@ -132,6 +136,7 @@ fn describe(record: &Record) -> WorkerHealth {
         transport: format!("shm:{}", record.id),
         state: record.state,
         pid: record.pid,
+        evicted: record.evicted.clone(),
         traffic,
         routes: record.route_specs(),
     }

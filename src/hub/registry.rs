@@ -28,6 +28,8 @@ pub struct Record {
     pub state: WorkerState,
     /// Its process.
     pub pid: Option<u32>,
+    /// Why it was thrown out, if it was.
+    pub evicted: Option<String>,
     /// Which of all attaches it came with.
     pub attach: u64,
     /// The counters of its lanes, one for each shard.
@@ -47,6 +49,7 @@ pub struct Registry {
     records: Vec<Option<Record>>,
     next_order: u64,
     remember_ms: u64,
+    evictions: u64,
 }
 
 /// Who attaches.
@@ -76,6 +79,7 @@ impl Registry {
             records: Vec::new(),
             next_order: 0,
             remember_ms,
+            evictions: 0,
         }
     }
 
@@ -176,6 +180,23 @@ impl Registry {
             },
         );
         Some(name)
+    }
+
+    /// The worker is to be thrown out, for this reason. Returns whether that is news: each of its
+    /// lanes may find something.
+    pub fn evict(&mut self, index: usize, why: &str) -> bool {
+        let record = self.records.get_mut(index).and_then(Option::as_mut);
+        let Some(record) = record.filter(|r| r.evicted.is_none()) else {
+            return false;
+        };
+        record.evicted = Some(why.to_owned());
+        self.evictions += 1;
+        true
+    }
+
+    /// How many workers were thrown out so far.
+    pub fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// A shard has let go of its lane to the worker. Returns how many are left, and what the worker
@@ -318,6 +339,7 @@ impl Registry {
             registration,
             state,
             pid: None,
+            evicted: None,
             attach: 0,
             stats: Vec::new(),
             order,
@@ -402,6 +424,28 @@ mod tests {
 
     fn process(pid: u32) -> Process {
         Process { pid, attach: 1 }
+    }
+
+    #[test]
+    fn an_eviction_is_counted_once_however_many_lanes_find_a_reason() {
+        let mut registry = Registry::new(100);
+        let attach = |registry: &mut Registry, pid| {
+            let lanes = vec![Arc::new(LaneStats::new(16)), Arc::new(LaneStats::new(16))];
+            let attached = registry.attach(valid("a", &["/a"]), None, process(pid), lanes);
+            attached.unwrap().index
+        };
+        let first = attach(&mut registry, 1);
+        assert!(registry.evict(first, "it lied"));
+        assert!(!registry.evict(first, "it lied again"));
+        assert_eq!(registry.gone(first, 0).as_deref(), Some("a"));
+        assert_eq!(
+            registry.get(first).unwrap().evicted.as_deref(),
+            Some("it lied")
+        );
+        // The one that comes after it has done nothing yet.
+        let second = attach(&mut registry, 2);
+        assert_eq!(registry.get(second).unwrap().evicted, None);
+        assert_eq!(registry.evictions(), 1);
     }
 
     fn who(registry: &Registry, path: &str) -> Option<(usize, String)> {

@@ -56,6 +56,11 @@ impl HubState {
         f(&self.lock())
     }
 
+    /// Notes something in the registry that no shard needs to know.
+    pub fn note<R>(&self, f: impl FnOnce(&mut Registry) -> R) -> R {
+        f(&mut self.lock())
+    }
+
     /// Changes the registry; then sends the shards the commands of `before`, the new routes, and
     /// the commands of `after`, in this order. Nothing is sent if the change fails.
     ///

@@ -373,6 +373,13 @@ impl Supervisor {
     }
 
     fn evict(&mut self, worker: usize, why: &str) {
+        if !self
+            .parts
+            .state
+            .note(|registry| registry.evict(worker, why))
+        {
+            return;
+        }
         tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
         self.tell(worker, &ToWorker::Evicted { reason: why.into() });
         self.peers

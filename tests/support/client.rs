@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -436,6 +437,23 @@ impl Client {
     /// What was received and not used yet.
     pub fn buffered(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
+    }
+
+    /// Whether something has arrived that was not read yet, or the end. Does not wait.
+    pub fn has_input(&self) -> bool {
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let fd = match &self.stream {
+            Stream::Tcp(stream) => stream.as_fd(),
+            Stream::Unix(stream) => stream.as_fd(),
+        };
+        let mut fds = [rustix::event::PollFd::new(
+            &fd,
+            rustix::event::PollFlags::IN,
+        )];
+        !self.buffered().is_empty() || rustix::event::poll(&mut fds, Some(&now)) == Ok(1)
     }
 
     /// Forgets the first of what was received.

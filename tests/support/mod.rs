@@ -5,11 +5,15 @@
 
 pub mod chromium;
 pub mod client;
+pub mod evil_worker;
 pub mod hub;
+pub mod lies;
 pub mod pattern;
 pub mod process;
 pub mod proxy;
+pub mod ptrace;
 pub mod push_worker;
+pub mod raw_worker;
 pub mod scratch;
 pub mod sse;
 pub mod stream_jobs;

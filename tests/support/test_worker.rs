@@ -19,6 +19,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use slotway::worker::{Request, Response, Worker};
 
+use super::evil_worker;
 use super::hub::Hub;
 use super::pattern::{Checker, pattern};
 use super::process::Process;
@@ -65,12 +66,31 @@ pub fn start_blocking(hub: &Hub, name: &str) -> Process {
     start(hub, "blocking", name, "")
 }
 
+/// Starts a worker of one thread that answers `POST /token/{token}` and `GET /slow/{ms}/{token}` with
+/// the token and the body.
+pub fn start_token(hub: &Hub, name: &str) -> Process {
+    start(hub, "token", name, "")
+}
+
+/// Starts an evil worker (`super::evil_worker`), without waiting for it. `crossing`: whether it may
+/// name frames in answers they were not made for.
+pub fn start_evil(hub: &Hub, name: &str, seed: u64, time: Duration, crossing: bool) -> Process {
+    let settings = format!("{seed} {} {crossing}", time.as_millis());
+    spawn(hub, "evil", name, &settings)
+}
+
 /// Starts a worker with the routes of [`async_worker`].
 pub fn start_async(hub: &Hub, name: &str) -> Process {
     start(hub, "async", name, "")
 }
 
 fn start(hub: &Hub, kind: &str, name: &str, routes: &str) -> Process {
+    let process = spawn(hub, kind, name, routes);
+    hub.wait_attached(name, process.pid());
+    process
+}
+
+fn spawn(hub: &Hub, kind: &str, name: &str, routes: &str) -> Process {
     let own = std::env::current_exe().expect("the test knows its binary");
     let mut command = Command::new(own);
     command
@@ -81,9 +101,7 @@ fn start(hub: &Hub, kind: &str, name: &str, routes: &str) -> Process {
         .env(NAME, name)
         .env(ROUTES, routes)
         .env(SOCKET, &hub.socket);
-    let process = Process::start(format!("test worker '{name}'"), command);
-    hub.wait_attached(name, process.pid());
-    process
+    Process::start(format!("test worker '{name}'"), command)
 }
 
 /// The worker process.
@@ -98,6 +116,16 @@ pub fn run() {
     };
     let name = variable(NAME).expect("a name");
     let socket = variable(SOCKET).expect("a socket");
+    if kind == "evil" {
+        let settings = variable(ROUTES).expect("settings");
+        let settings: Vec<&str> = settings.split(' ').collect();
+        let [seed, ms, crossing] = settings[..] else {
+            panic!("seed, milliseconds, crossing: {settings:?}");
+        };
+        let time = Duration::from_millis(ms.parse().expect("milliseconds"));
+        let seed = seed.parse().expect("a seed");
+        return evil_worker::run(socket.as_ref(), &name, seed, time, crossing == "true");
+    }
     let worker = Worker::new(name.clone()).socket(socket).threads(3);
     let result = match kind.as_str() {
         "reflector" => {
@@ -111,6 +139,14 @@ pub fn run() {
         }
         "blocking" => blocking_worker(worker).run(),
         "async" => run_async(worker),
+        "token" => worker
+            .threads(1)
+            .route("POST", "/token/{token}", echo_token)
+            .route("GET", "/slow/{ms}/{token}", |request: Request| {
+                std::thread::sleep(Duration::from_millis(number(&request, "ms")));
+                echo_token(request)
+            })
+            .run(),
         other => panic!("there is no test worker '{other}'"),
     };
     result.unwrap_or_else(|error| panic!("the worker failed: {error}"));
@@ -276,6 +312,16 @@ fn blocking_worker(worker: Worker) -> Worker {
         .route("GET", "/chunks", |_: Request| {
             Response::ok().chunks(["a", "", "bc", "def"].map(Bytes::from))
         })
+}
+
+/// The token in the path and the body, as they came.
+fn echo_token(mut request: Request) -> Response {
+    let token = request
+        .param("token")
+        .expect("the route has it")
+        .into_owned();
+    let body = request.read_body(1 << 20).expect("a body").to_vec();
+    Response::ok().body([token.as_bytes(), b":", &body].concat())
 }
 
 fn number(request: &Request, name: &str) -> u64 {
