@@ -5,7 +5,7 @@ mod demo;
 mod serve;
 mod status;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -23,6 +23,9 @@ pub fn main() -> ExitCode {
         )
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // What cannot be logged, on a full disk for example, cannot be complained about there either:
+        // the attempt would panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .init();
     let result = match cli.command {
@@ -34,7 +37,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("slotway: {}", failure.message);
+            // Not by eprintln, which panics where nothing can be written.
+            let _ = writeln!(std::io::stderr(), "slotway: {}", failure.message);
             ExitCode::from(failure.code)
         }
     }

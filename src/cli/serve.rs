@@ -27,7 +27,10 @@ pub fn start(config: HubConfig) -> Result<RunningHub, Failure> {
         lines += &format!("listening on unix:{}\n", path.display());
     }
     lines += &format!("workers attach at {}\n", hub.socket.display());
-    print(&lines)?;
+    // Nobody may be there to read it, or the disk may be full: no reason not to serve.
+    if let Err(failure) = print(&lines) {
+        tracing::warn!("{}; serving all the same:\n{lines}", failure.message);
+    }
     Ok(hub)
 }
 

@@ -180,7 +180,8 @@ impl Shard {
     ) -> io::Result<()> {
         let listeners: Vec<_> = listeners.into_iter().map(Rc::new).collect();
         for listener in &listeners {
-            monoio::spawn(self.clone().accept_from(listener.clone()));
+            let ready = UnixStream::from_std(listener.try_clone()?.into())?;
+            monoio::spawn(self.clone().accept_from(listener.clone(), ready));
         }
         let ticking = self.clone();
         monoio::spawn(async move {
@@ -363,13 +364,8 @@ impl Shard {
         });
     }
 
-    async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>) {
-        let Ok(ready) = listener
-            .try_clone()
-            .and_then(|fd| UnixStream::from_std(fd.into()))
-        else {
-            return;
-        };
+    /// Accepts from `listener`; `ready` is a duplicate of it for the ring.
+    async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>, ready: UnixStream) {
         while !self.stopping.get() {
             match accept(listener.as_fd()) {
                 Ok(Some((socket, peer))) => {
@@ -386,8 +382,10 @@ impl Shard {
                     });
                 }
                 Ok(None) => {
-                    if ready.readable(true).await.is_err() {
-                        return;
+                    if let Err(error) = ready.readable(true).await {
+                        // A shard that stopped listening would leave its part of the clients waiting.
+                        tracing::warn!("cannot watch a listener: {error}");
+                        self.pause().await;
                     }
                 }
                 Err(error) => {

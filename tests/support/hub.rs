@@ -21,6 +21,7 @@ pub struct HubOptions {
     env: Vec<(OsString, OsString)>,
     demo: bool,
     port: u16,
+    wrapper: Option<Command>,
 }
 
 impl HubOptions {
@@ -50,6 +51,12 @@ impl HubOptions {
     /// This port in place of any that is free.
     pub fn port(mut self, port: u16) -> HubOptions {
         self.port = port;
+        self
+    }
+
+    /// Has this command start it, with the hub's command line behind its own arguments.
+    pub fn wrapper(mut self, wrapper: Command) -> HubOptions {
+        self.wrapper = Some(wrapper);
         self
     }
 
@@ -83,8 +90,28 @@ impl HubOptions {
             command.arg("--socket").arg(dir.path().join("hub.sock"));
         }
         command.args(&self.args).envs(self.env.iter().cloned());
+        if let Some(wrapper) = &self.wrapper {
+            command = wrapped(wrapper, &command);
+        }
         Process::start("the hub", command)
     }
+}
+
+/// A command in the environment and directory of `inner`, which `outer` runs.
+fn wrapped(outer: &Command, inner: &Command) -> Command {
+    let mut command = Command::new(outer.get_program());
+    command.args(outer.get_args());
+    command.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    if let Some(dir) = inner.get_current_dir() {
+        command.current_dir(dir);
+    }
+    command
 }
 
 /// A command that runs the binary and sees nothing of the caller's configuration.
