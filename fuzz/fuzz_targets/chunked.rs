@@ -1,5 +1,13 @@
-//! Chunked bodies at every split, and against the rules as they read. The body of the
-//! target stands beside the code it checks, where an ordinary test replays the corpus.
+//! Chunked bodies at every split, against the rules as they read, and against hyper, which must find
+//! the same body where slotway finds one. The bodies of the target stand beside the code they
+//! check and in `tests`, where ordinary tests replay the corpus.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| slotway::http::chunked::naive::check(input));
+#[path = "../../tests/support/hyper_peer.rs"]
+#[allow(dead_code, reason = "each target uses a part of it")]
+mod hyper_peer;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    slotway::http::chunked::naive::check(input);
+    hyper_peer::check_chunked(input);
+});

@@ -52,14 +52,9 @@ impl Acceptor {
 }
 
 impl Shard {
-    /// Takes connections until the shard stops.
-    pub(super) async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>) {
-        let Ok(ready) = listener
-            .try_clone()
-            .and_then(|fd| UnixStream::from_std(fd.into()))
-        else {
-            return;
-        };
+    /// Takes connections from `listener` until the shard stops; `ready` is a duplicate of it for the
+    /// ring.
+    pub(super) async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>, ready: UnixStream) {
         // Refusals cost time, and whoever is refused may come back at once: they have a pace.
         let mut refusals = 0;
         while !self.is_stopping() {
@@ -75,8 +70,10 @@ impl Shard {
                     }
                 },
                 Ok(None) => {
-                    if ready.readable(true).await.is_err() {
-                        return;
+                    if let Err(error) = ready.readable(true).await {
+                        // A shard that stopped listening would leave its part of the clients waiting.
+                        tracing::warn!("cannot watch a listener: {error}");
+                        self.pause().await;
                     }
                 }
                 Err(error) if is_out_of_descriptors(&error) && self.use_spare(&listener) => {

@@ -204,7 +204,8 @@ impl Shard {
     ) -> io::Result<()> {
         let listeners: Vec<_> = listeners.into_iter().map(Rc::new).collect();
         for listener in &listeners {
-            monoio::spawn(self.clone().accept_from(listener.clone()));
+            let ready = UnixStream::from_std(listener.try_clone()?.into())?;
+            monoio::spawn(self.clone().accept_from(listener.clone(), ready));
         }
         let ticking = self.clone();
         monoio::spawn(async move {

@@ -166,9 +166,9 @@ pub fn naive_head(head: &[u8]) -> Option<NaiveHead<'_>> {
             if !digits.chars().all(|c| c.is_ascii_digit()) {
                 return None;
             }
-            match digits.parse().ok()? {
+            match digits.parse::<i64>().ok()? {
                 0 => BodyLength::None,
-                len => BodyLength::Known(len),
+                len => BodyLength::Known(len as u64),
             }
         }
         (None, Some(coding)) if is_11 && coding.eq_ignore_ascii_case(b"chunked") => {

@@ -235,12 +235,14 @@ fn content_length(digits: &[u8]) -> Result<BodyLength, Fault> {
         let digit = b.is_ascii_digit().then(|| u64::from(b - b'0'))?;
         number.checked_mul(10)?.checked_add(digit)
     });
-    // Zeros in front are legal, but no number of 64 bits needs more than twenty digits.
-    match number.filter(|_| (1..=20).contains(&digits.len())) {
+    // Zeros in front are legal, but no number of 64 bits needs more than twenty digits. The greatest
+    // of them means something else to workers, and others who read this may count in signed numbers.
+    let in_range = |number: &u64| *number <= i64::MAX as u64 && (1..=20).contains(&digits.len());
+    match number.filter(in_range) {
         Some(0) => Ok(BodyLength::None),
         Some(number) => Ok(BodyLength::Known(number)),
         None => Err(Fault::bad_request(
-            "Content-Length is not one decimal number below 2^64 (RFC 9110, section 8.6)",
+            "Content-Length is not one decimal number below 2^63 (RFC 9110, section 8.6)",
         )),
     }
 }
@@ -444,9 +446,14 @@ mod tests {
         assert_eq!(length("Content-Length: 0\r\n"), BodyLength::None);
         assert_eq!(length("Content-Length: 00\r\n"), BodyLength::None);
         assert_eq!(
-            length("Content-Length: 18446744073709551615\r\n"),
-            BodyLength::Known(u64::MAX)
+            length("Content-Length: 9223372036854775807\r\n"),
+            BodyLength::Known(i64::MAX as u64)
         );
+        for past in ["9223372036854775808", "18446744073709551615"] {
+            let head = format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {past}\r\n\r\n");
+            let fault = parse_head(head.as_bytes(), &mut RequestHead::default()).unwrap_err();
+            assert_eq!(fault.status, 400, "{past}");
+        }
         assert_eq!(
             length("Transfer-Encoding: Chunked \r\n"),
             BodyLength::Chunked

@@ -88,7 +88,9 @@ impl fmt::Display for StartError {
                 "cannot put the attach socket at {}: {error}. Make its directory your own with mode 0700, or give --socket",
                 path.display()
             ),
-            StartError::System(what, error) => write!(f, "cannot set up {what}: {error}"),
+            StartError::System(what, error) => {
+                write!(f, "cannot set up {what}: {error}{}", remedy(error))
+            }
         }
     }
 }
@@ -104,7 +106,20 @@ pub struct RunningHub {
     state: Arc<HubState>,
     supervisor: JoinHandle<io::Result<()>>,
     stop: UnixStream,
-    files: Vec<PathBuf>,
+    files: SocketFiles,
+}
+
+/// The sockets in the file system, which are removed with this.
+#[derive(Debug, Default)]
+struct SocketFiles(Vec<PathBuf>);
+
+impl Drop for SocketFiles {
+    fn drop(&mut self) {
+        for file in &self.0 {
+            // Somebody else may have removed it.
+            let _ = std::fs::remove_file(file);
+        }
+    }
 }
 
 impl RunningHub {
@@ -112,8 +127,9 @@ impl RunningHub {
     ///
     /// # Errors
     /// No file descriptor is left.
-    pub fn stopper(&self) -> io::Result<UnixStream> {
-        self.stop.try_clone()
+    pub fn stopper(&self) -> Result<UnixStream, StartError> {
+        let stopper = self.stop.try_clone();
+        stopper.map_err(|e| StartError::System("the way to stop it", e))
     }
 
     /// Waits until the process with this id serves as a worker. Returns whether it does before the
@@ -130,10 +146,7 @@ impl RunningHub {
     /// What made it stop, unless it was told to.
     pub fn wait(self) -> io::Result<()> {
         let result = self.supervisor.join();
-        for file in &self.files {
-            // Somebody else may have removed it.
-            let _ = std::fs::remove_file(file);
-        }
+        drop(self.files);
         result.unwrap_or_else(|_| Err(io::Error::other("the supervisor panicked")))
     }
 }
@@ -155,7 +168,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
 
     let mut tcp = Vec::new();
     let mut listeners: Vec<Vec<OwnedFd>> = (0..config.shards).map(|_| Vec::new()).collect();
-    let mut files = Vec::new();
+    let mut files = SocketFiles::default();
     for address in &config.tcp {
         // The first shard's listener settles the port that the others join.
         let mut address = *address;
@@ -179,7 +192,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
                 .map_err(|e| StartError::System("a listener", e))?;
             shard.push(own);
         }
-        files.push(path.clone());
+        files.0.push(path.clone());
     }
     let port = tcp.first().map_or(0, SocketAddr::port);
     let socket = match config.socket {
@@ -191,7 +204,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         }
     };
     let attach = listen_unix(&socket, 0o600)?;
-    files.push(socket.clone());
+    files.0.push(socket.clone());
 
     let gateway = Arc::new(GatewayConfig {
         timeout_ms: config.timeout_ms,
@@ -306,11 +319,30 @@ fn make_private_directory(socket: &Path) -> io::Result<()> {
     private.then_some(()).ok_or_else(refused)
 }
 
+/// What to do about a resource that has run out, to be put behind what happened.
+pub(super) fn remedy(error: &io::Error) -> &'static str {
+    match rustix::io::Errno::from_io_error(error) {
+        Some(rustix::io::Errno::MFILE) => {
+            ". Raise the limit on open files: `ulimit -n 65536`, or LimitNOFILE=65536 in a systemd unit"
+        }
+        Some(rustix::io::Errno::NFILE) => {
+            ". The whole system has run out of open files: raise fs.file-max"
+        }
+        Some(rustix::io::Errno::NOMEM) => {
+            ". Free memory, or raise the memory limit of the cgroup and `ulimit -l`"
+        }
+        Some(rustix::io::Errno::AGAIN) => {
+            ". No further thread is allowed: raise `ulimit -u`, or TasksMax= in a systemd unit"
+        }
+        _ => "",
+    }
+}
+
 /// Runs a thread's work; why it failed, if it did. A thread that panics must not leave a hub behind
 /// that listens and never answers.
 fn outcome_of(work: impl FnOnce() -> io::Result<()>) -> Option<String> {
     match std::panic::catch_unwind(AssertUnwindSafe(work)) {
-        Ok(ended) => ended.err().map(|e| e.to_string()),
+        Ok(ended) => ended.err().map(|e| format!("{e}{}", remedy(&e))),
         Err(_) => Some("it panicked: this is a fault of the hub, report it".into()),
     }
 }

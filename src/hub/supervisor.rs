@@ -15,6 +15,7 @@ use crate::hub::lanes::NewLane;
 use crate::hub::liveness::{Due, Liveness};
 use crate::hub::readiness::{Ready, Sources};
 use crate::hub::registry::Process;
+use crate::hub::start::remedy;
 use crate::hub::state::{Announcement, HubState};
 use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_WORKERS};
 use crate::shm::layout::{ABI_VERSION, Geometry};
@@ -283,7 +284,10 @@ impl Supervisor {
         let geometry = self.parts.geometry;
         let failed = |error: io::Error| FieldError {
             field: "lanes".into(),
-            detail: format!("the hub cannot make the worker's lanes: {error}"),
+            detail: format!(
+                "the hub cannot make the worker's lanes: {error}{}",
+                remedy(&error)
+            ),
         };
         let shards = self.parts.state.shards();
         let worker = Incarnation {

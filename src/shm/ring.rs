@@ -53,8 +53,8 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// A producer whose index has come this far, so that a test need not count to 2³² to see it wrap.
-    #[cfg(any(test, slotway_loom))]
+    /// A producer whose index has come this far, so that a check need not count to 2³² to see it wrap.
+    #[cfg(any(test, fuzzing, slotway_loom))]
     pub fn starting_at(index: u32) -> Producer {
         Producer {
             tail: index,
@@ -114,7 +114,7 @@ pub struct Consumer {
 
 impl Consumer {
     /// The counterpart of [`Producer::starting_at`].
-    #[cfg(any(test, slotway_loom))]
+    #[cfg(any(test, fuzzing, slotway_loom))]
     pub fn starting_at(index: u32) -> Consumer {
         Consumer {
             head: index,

@@ -208,7 +208,7 @@ impl fmt::Display for UringUnavailable {
             ),
             Cause::LockedMemory => write!(
                 f,
-                "Its memory cannot be had. Kernels before 5.12 and from 6.14 on (this is {release}) count rings into the limit on locked memory: raise it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in a systemd unit, `docker run --ulimit memlock=-1`); on others, free memory or raise the memory limit of the cgroup."
+                "Its memory cannot be had. Many kernels (this is {release}) count rings into the limit on locked memory, all processes of a user together: raise it with `ulimit -l unlimited` (LimitMEMLOCK=infinity in a systemd unit, `docker run --ulimit memlock=-1`). If that is no help, free memory or raise the memory limit of the cgroup."
             ),
             Cause::Descriptors => f.write_str(
                 "No file descriptor is free: raise the limit with `ulimit -n 65536` (LimitNOFILE=65536 in a systemd unit), or fs.file-max if the whole system has run out.",

@@ -16,6 +16,7 @@ pub mod push_worker;
 pub mod raw_worker;
 pub mod scratch;
 pub mod sse;
+pub mod strace;
 pub mod stream_jobs;
 pub mod stream_worker;
 pub mod test_worker;

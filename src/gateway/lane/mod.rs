@@ -16,6 +16,8 @@ use std::task::{Poll, Waker};
 
 use slab::Slab;
 
+#[cfg(any(test, fuzzing))]
+pub use self::core::slot_ops;
 pub use self::core::{EventFrame, EventOutcome, ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::violation::Violation;

@@ -4,7 +4,7 @@
 use std::task::Waker;
 
 use super::LaneCore;
-use super::exchange::{EVENTS, EventFrame, ExchangeId, Failure, Frame, Stage, keep_waker};
+use super::exchange::{EventFrame, ExchangeId, Failure, Frame, Stage, events_in, keep_waker};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::shm::arena::SlotMap;
@@ -212,7 +212,7 @@ impl LaneCore {
             return Err(Violation::BadFrame);
         }
         hold(&mut self.held, d.run())?;
-        self.held_for[d.first as usize] = EVENTS;
+        self.held_for[d.first as usize] = events_in(d.run());
         self.event_frames.push_back(EventFrame {
             run: d.run(),
             len,

@@ -18,11 +18,14 @@ pub(super) const NO_EXCHANGE: ExchangeId = ExchangeId {
     index: u32::MAX,
     generation: 0,
 };
-/// As [`NO_EXCHANGE`], for a frame of events.
-pub(super) const EVENTS: ExchangeId = ExchangeId {
-    index: u32::MAX - 1,
-    generation: 0,
-};
+/// As [`NO_EXCHANGE`], for a frame of events: its length stands where a generation would, so that
+/// only the whole frame is taken for it.
+pub(super) const fn events_in(run: Run) -> ExchangeId {
+    ExchangeId {
+        index: u32::MAX - 1,
+        generation: run.slots,
+    }
+}
 
 /// A frame of events as announced, its numbers checked against the arena. What the records say is not
 /// checked yet.

@@ -3,6 +3,8 @@
 
 mod complete;
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub mod slot_ops;
 mod submit;
 #[cfg(test)]
 mod tests;

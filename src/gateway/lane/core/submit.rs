@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use super::LaneCore;
-use super::exchange::{EVENTS, EventOutcome, ExchangeId, NO_EXCHANGE, Stage};
+use super::exchange::{EventOutcome, ExchangeId, NO_EXCHANGE, Stage, events_in};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
 use crate::shm::descriptor::{CLIENT_LEFT, Descriptor, END, Run, Submission, UNKNOWN_LENGTH};
@@ -174,7 +174,7 @@ impl LaneCore {
     // Called by whoever serves the streams.
     pub fn return_event(&mut self, run: Run, outcome: EventOutcome) -> Result<bool, Violation> {
         let held_for = self.held_for.get_mut(run.first as usize);
-        let Some(held_for) = held_for.filter(|id| **id == EVENTS) else {
+        let Some(held_for) = held_for.filter(|id| **id == events_in(run)) else {
             return Ok(false);
         };
         if self.dead || !self.held.release(run) {

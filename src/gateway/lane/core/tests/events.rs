@@ -93,6 +93,24 @@ fn a_frame_is_returned_once() {
 }
 
 #[test]
+fn a_part_of_a_frame_of_events_is_not_returned() {
+    let (mut core, mut worker) = lane(16);
+    worker.send(Descriptor {
+        slots: 3,
+        ..events(4)
+    });
+    look(&mut core, 0).unwrap();
+    let frame = core.take_event_frame().unwrap();
+    for part in [run(4, 1), run(4, 2), run(5, 2), run(4, 4)] {
+        assert_eq!(core.return_event(part, EventOutcome::default()), Ok(false));
+        assert_eq!(worker.take(), None, "{part:?}");
+    }
+    core.return_event(frame.run, EventOutcome::default())
+        .unwrap();
+    assert_eq!(worker.take().map(|d| d.run()), Some(run(4, 3)));
+}
+
+#[test]
 fn events_leave_exchanges_alone() {
     let (mut core, mut worker) = lane(16);
     // The one with the number that a descriptor of events has.

@@ -134,7 +134,7 @@ fn next_frame(core: &mut LaneCore, id: ExchangeId) -> Frame {
 }
 
 /// A splitmix64 step: enough chance for a test, and a seed is all it needs.
-fn chance(state: &mut u64) -> u64 {
+pub(super) fn chance(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
