@@ -287,6 +287,7 @@ fn a_stream_without_a_descriptor_is_refused_and_the_next_is_not() {
     if let Some(answer) = client.try_answer() {
         assert_eq!(answer.status, 503);
     }
+    drop(client);
     fault.wait(1);
     fault.end();
     let mut client = hub.connect();

@@ -106,13 +106,18 @@ fn thread_ids(pid: u32) -> Vec<u32> {
         .collect()
 }
 
+/// The thread of this name. A thread takes its name only when it runs.
 fn thread_id(pid: u32, name: &str) -> u32 {
     let named = |tid: &u32| {
         let comm = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/comm"));
         comm.is_ok_and(|comm| comm.trim_end() == name)
     };
-    let found = thread_ids(pid).into_iter().find(named);
-    found.unwrap_or_else(|| panic!("the hub has no thread '{name}'"))
+    let mut found = None;
+    wait_until(&format!("the hub has a thread '{name}'"), || {
+        found = thread_ids(pid).into_iter().find(named);
+        found.is_some()
+    });
+    found.expect("it was found")
 }
 
 /// Who traces a thread; zero: nobody.
