@@ -4,7 +4,13 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
+#[cfg(not(slotway_loom))]
+use std::sync::{Arc, Mutex};
+
+// `tests/loom_mailbox.rs` compiles this file.
+#[cfg(slotway_loom)]
+use loom::sync::{Arc, Mutex};
 
 use crate::sys::eventfd::EventFd;
 

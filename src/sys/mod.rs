@@ -6,6 +6,7 @@ pub mod eventfd;
 pub mod fd_pass;
 pub mod futex;
 pub mod listen;
+#[cfg_attr(miri, path = "memory_miri.rs")]
 pub mod memory;
 pub mod poll;
 #[cfg(feature = "gateway")]

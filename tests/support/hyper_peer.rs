@@ -143,7 +143,7 @@ fn compare(raw: &[u8], head: &RequestHead, wire: &[u8], expected: &Taken) {
     assert_eq!(&first, expected, "{shown}");
     match taken.pop() {
         Some(next) => {
-            assert!(head.keep_alive, "{shown}: hyper goes on, slotway would not");
+            // Where slotway would close, what follows is never read: that is not more lenient.
             let found = (next.path.as_slice(), taken.len());
             assert_eq!(found, (&b"/the-next"[..], 0), "{shown}");
         }
@@ -174,9 +174,13 @@ fn is_stricter(raw: &[u8], head: &RequestHead) -> bool {
     target.iter().any(|b| b"<>`\\^{|}\"".contains(b))
 }
 
-/// Where hyper closes although it need not: nothing is taken for a request that is none.
-fn closes_early(_raw: &[u8], _head: &RequestHead) -> bool {
-    false
+/// Where hyper closes although it need not: it does not read a `Connection` field with bytes past ASCII,
+/// and so misses the `keep-alive` in it.
+fn closes_early(raw: &[u8], head: &RequestHead) -> bool {
+    head.fields().iter().any(|field| {
+        let is_connection = raw[field.name.range()].eq_ignore_ascii_case(b"connection");
+        is_connection && !raw[field.value.range()].is_ascii()
+    })
 }
 
 /// All requests that hyper finds in these bytes.

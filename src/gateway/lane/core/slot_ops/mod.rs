@@ -126,7 +126,9 @@ mod tests {
         println!("SLOT_SEED={seed} repeats this run");
         let mut state = seed;
         let mut seen = Seen::default();
-        for round in 0..3_000 {
+        // Miri is slow, and looks for other faults than these.
+        let rounds = if cfg!(miri) { 30 } else { 3_000 };
+        for round in 0..rounds {
             let len = super::super::tests::chance(&mut state) as usize % 3_000;
             let bytes: Vec<u8> = (0..len)
                 .map(|_| super::super::tests::chance(&mut state) as u8)
@@ -146,6 +148,6 @@ mod tests {
             seen.honest,
             seen.late,
         ];
-        assert!(least.iter().all(|count| *count > 100), "{seen:?}");
+        assert!(least.iter().all(|count| *count >= rounds / 30), "{seen:?}");
     }
 }

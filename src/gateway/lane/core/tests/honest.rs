@@ -462,11 +462,13 @@ impl Model {
 fn an_honest_lane_loses_nothing() {
     let base = u64::from(std::process::id()) << 16;
     let (mut whole_answers, mut events) = (0, 0);
-    for seed in (0..50).chain(base..base + 50) {
+    // Miri is slow, and looks for other faults than these.
+    let (seeds, steps) = if cfg!(miri) { (1, 300) } else { (50, 1_500) };
+    for seed in (0..seeds).chain(base..base + seeds) {
         println!("seed {seed}");
         let mut model = Model::new(seed);
         for _ in 0..4 {
-            for _ in 0..1_500 {
+            for _ in 0..steps {
                 model.step();
             }
             model.wind_up();
@@ -475,9 +477,10 @@ fn an_honest_lane_loses_nothing() {
         events += model.events[2];
     }
     println!("{whole_answers} answers taken to their end, {events} frames of events");
-    assert!(events > 2_000, "the model hardly ever gets to events");
+    let least = (seeds * steps / 38) as u32;
+    assert!(events > least, "the model hardly ever gets to events");
     assert!(
-        whole_answers > 2_000,
+        whole_answers > least,
         "the model hardly ever gets to answers"
     );
 }

@@ -445,7 +445,9 @@ fn nothing_a_worker_sends_breaks_the_hub_or_its_neighbour() {
     let mut state = seed;
     let (mut evicted, mut sent) = (0, 0);
     let (mut neighbour, mut neighbours_worker) = lane(16);
-    for round in 0..2_000 {
+    // Miri is slow, and looks for other faults than these.
+    let rounds = if cfg!(miri) { 20 } else { 2_000 };
+    for round in 0..rounds {
         let (mut core, mut worker) = lane(16);
         // Some that wait, some with an upload under way, one nobody waits for, one not submitted.
         let mut ids: Vec<_> = (0..6)
@@ -497,7 +499,10 @@ fn nothing_a_worker_sends_breaks_the_hub_or_its_neighbour() {
         neighbour.finish(id).unwrap();
         assert_eq!(neighbour.in_use(), 0);
     }
-    println!("{evicted} of 2000 evicted, {sent} completions");
-    assert!(evicted > 1_000, "the lies are too close to the truth");
-    assert!(sent > 10_000, "the lies are too far from the truth");
+    println!("{evicted} of {rounds} evicted, {sent} completions");
+    assert!(evicted > rounds / 2, "the lies are too close to the truth");
+    assert!(
+        sent > u64::from(rounds) * 5,
+        "the lies are too far from the truth"
+    );
 }
