@@ -203,16 +203,15 @@ fn serve(wire: &[u8]) -> Vec<Taken> {
                 .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
                 .collect();
             fields.sort_by(|a, b| a.0.cmp(&b.0));
-            let mut place = taken.borrow_mut();
-            let at = place.len();
-            place.push(Taken {
+            let request = Taken {
                 method: head.method.as_str().to_owned(),
                 path: head.uri.path().into(),
                 query: head.uri.query().map(Into::into),
                 fields,
                 body: None,
-            });
-            drop(place);
+            };
+            let at = taken.borrow().len();
+            taken.borrow_mut().push(request);
             let body = collect(body, &progress).await;
             taken.borrow_mut()[at].body = body;
             Ok::<_, Infallible>(hyper::Response::new(Empty))
@@ -228,8 +227,7 @@ fn serve(wire: &[u8]) -> Vec<Taken> {
             break;
         }
     }
-    let taken = taken.borrow().clone();
-    taken
+    taken.take()
 }
 
 /// The whole body; `None` where it breaks a rule. Trailers are not kept.
