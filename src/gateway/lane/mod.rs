@@ -4,6 +4,7 @@
 mod core;
 mod driver;
 mod line;
+mod share;
 mod violation;
 mod window;
 
@@ -20,6 +21,7 @@ use slab::Slab;
 pub use self::core::slot_ops;
 pub use self::core::{EventFrame, EventOutcome, ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
+pub use self::share::Share;
 pub use self::violation::Violation;
 pub use self::window::{Permit, Window, Windows};
 
@@ -153,21 +155,6 @@ impl Lane {
         self.draining.get() || self.core.borrow().in_use() > 0 || !self.hungry.borrow().is_empty()
     }
 
-    /// What tells the lane from others while it exists.
-    pub fn address(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
-    /// Whether clients hold most of what the worker answers with.
-    pub fn is_crowded(&self) -> bool {
-        self.core.borrow().is_crowded()
-    }
-
-    /// Whether somebody waits, or is about to, for what clients may hold that are slow.
-    pub fn is_pressed(&self) -> bool {
-        !self.newcomers.is_empty() || !self.uploads.is_empty() || self.core.borrow().is_pressed()
-    }
-
     /// What the worker did to be evicted, once.
     pub fn take_violation(&self) -> Option<Violation> {
         self.violation.take()
@@ -198,38 +185,6 @@ impl Lane {
     /// Whether an exchange of so many slots can be opened at all, in an empty lane.
     pub fn may_ever_begin(&self, slots: usize) -> bool {
         slots <= LaneCore::most_to_begin(self.geometry)
-    }
-
-    /// Whether clients may hold `slots` more slots with requests that have not arrived: five eighths of
-    /// the arena are for that. The rest stays with those that have, however many clients are slow.
-    pub fn may_receive(&self, slots: usize) -> bool {
-        let most = self.geometry.slots() as usize * 5 / 8;
-        self.receiving.get() as usize + slots <= most
-    }
-
-    /// A part of what clients may hold at their own pace; `None` while it is used up.
-    pub fn share(self: &Rc<Lane>, slots: usize) -> Option<Share> {
-        let taken = slots as u32;
-        self.may_receive(slots).then(|| {
-            self.receiving.set(self.receiving.get() + taken);
-            Share {
-                lane: self.clone(),
-                slots: taken,
-            }
-        })
-    }
-
-    /// As [`Lane::share`], waiting in line until `expired` says that it has waited long enough.
-    ///
-    /// # Errors
-    /// The worker is gone, or the time is up.
-    pub async fn wait_for_share(
-        self: &Rc<Lane>,
-        slots: usize,
-        expired: impl Fn() -> bool,
-    ) -> Result<Share, Failure> {
-        self.acquire(&self.uploads, |_| self.share(slots), expired)
-            .await
     }
 
     /// Gives back slots that were not submitted.
@@ -374,22 +329,6 @@ impl Lane {
                 None
             }
         }
-    }
-}
-
-/// A part of what clients may hold at their own pace, for as long as one does.
-#[derive(Debug)]
-pub struct Share {
-    lane: Rc<Lane>,
-    slots: u32,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.lane
-            .receiving
-            .set(self.lane.receiving.get() - self.slots);
-        self.lane.uploads.wake_first();
     }
 }
 
