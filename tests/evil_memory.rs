@@ -306,6 +306,10 @@ fn nothing_on_the_attach_socket_harms_the_hub() {
         socket.write_all(&honest).expect("the hub takes it");
         let _ = socket.shutdown(std::net::Shutdown::Read);
     }
+    // The hub hears them in whatever order, and a late one would take the name from the next.
+    wait_until("the hub has let go of all of them", || {
+        hub_descriptors(&hub) <= before
+    });
     // One that attaches twice, and one that drains twice.
     for second in [honest.clone(), framed(br#"{"type":"drain"}"#)] {
         let mut worker = attach(&hub, "x", &["GET /x"]);
