@@ -90,7 +90,7 @@ fn a_name_that_returns_is_served_again() {
 #[test]
 fn transfers_under_way_when_a_worker_is_killed_end() {
     let hub = HubOptions::new()
-        .args(["--slots", "64", "--shards", "1"])
+        .args(["--slots", "64", "--shards", "1", "--max-body", "0"])
         .start();
     let mut worker = hub.worker_with("demo", &["--threads", "4"]);
     let mut download = hub.connect();
