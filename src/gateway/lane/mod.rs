@@ -16,12 +16,13 @@ use std::task::{Poll, Waker};
 
 use slab::Slab;
 
+// Public for the bench that counts the instructions of a request's whole way through the hub.
+pub use self::core::LaneCore;
 pub use self::core::{EventFrame, EventOutcome, ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::violation::Violation;
 pub use self::window::{Permit, Window, Windows};
 
-use self::core::LaneCore;
 use self::line::{Line, Place};
 use crate::control::WakeMode;
 use crate::gateway::clock::Clock;
