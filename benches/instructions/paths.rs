@@ -36,7 +36,10 @@ pub const SEED: u64 = 0x5107_3a17;
 /// Takes a turn; `true`: it counts.
 type Turn = Box<dyn FnMut(bool)>;
 
-const PATHS: [(&str, fn() -> Turn); 10] = [
+/// A path's name, and what makes it ready.
+type Path = (&'static str, fn() -> Turn);
+
+const PATHS: [Path; 10] = [
     ("http_parse_small", || http_parse(SMALL)),
     ("http_parse_browser", || http_parse(BROWSER)),
     ("route_match_10_literal", || route_match(2, "status")),
