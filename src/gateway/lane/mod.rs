@@ -19,13 +19,14 @@ use slab::Slab;
 
 #[cfg(any(test, fuzzing))]
 pub use self::core::slot_ops;
+// Public for the bench that counts the instructions of a request's whole way through the hub.
+pub use self::core::LaneCore;
 pub use self::core::{EventFrame, EventOutcome, ExchangeId, Failure, Frame, RequestFrame};
 pub use self::driver::Ended;
 pub use self::share::Share;
 pub use self::violation::Violation;
 pub use self::window::{Permit, Window, Windows};
 
-use self::core::LaneCore;
 use self::line::{Line, Place};
 use crate::control::WakeMode;
 use crate::gateway::clock::Clock;

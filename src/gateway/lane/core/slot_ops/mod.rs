@@ -2,6 +2,7 @@
 //! that both a test and a fuzz target run. It is never part of a normal build.
 
 mod arena;
+mod asked;
 mod model;
 mod trial;
 mod worker;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::asked::{Asked, Key, Place, Refused, Stage};
 use crate::gateway::lane::core::exchange::{EventFrame, EventOutcome, Failure, Frame};
 use crate::shm::descriptor::{Descriptor, Run};
 
@@ -10,63 +11,6 @@ use crate::shm::descriptor::{Descriptor, Run};
 pub(super) const SLOT: usize = 4096;
 /// How long the worker may take between two words, in milliseconds.
 pub(super) const TIMEOUT_MS: u64 = 1_000;
-
-/// Index and generation of an exchange.
-pub(super) type Key = (u32, u32);
-
-/// The worker did what no honest worker does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Refused;
-
-/// Who has a request slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    Free,
-    Hub,
-    Worker,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    Preparing,
-    Waiting,
-    Responding,
-    Ended,
-}
-
-/// An exchange that is not free.
-#[derive(Debug)]
-pub(super) struct Asked {
-    pub(super) stage: Stage,
-    /// Nobody waits for it any more.
-    pub(super) abandoned: bool,
-    pub(super) bodyless: bool,
-    /// What the response still owes, where that is known.
-    pub(super) owed: Option<u64>,
-    /// The end of the request body was submitted.
-    pub(super) complete: bool,
-    pub(super) reading: bool,
-    /// Request frames with the worker, by first slot: whether it is the one with the head.
-    pub(super) lent: BTreeMap<u32, bool>,
-    /// Response frames with the hub.
-    pub(super) held: u32,
-    pub(super) frames: VecDeque<Frame>,
-    pub(super) failure: Option<Failure>,
-    pub(super) due_ms: Option<u64>,
-}
-
-impl Asked {
-    fn expect_word_by(&mut self, due_ms: u64) {
-        self.due_ms = (self.held == 0 && !self.abandoned).then_some(due_ms);
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        if self.stage != Stage::Ended {
-            self.failure.get_or_insert(failure);
-            self.due_ms = None;
-        }
-    }
-}
 
 /// The lane as it must be.
 #[derive(Debug)]

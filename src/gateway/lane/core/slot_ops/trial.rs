@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::Input;
-use super::model::{Key, Model, Place, Refused, SLOT, TIMEOUT_MS};
+use super::asked::{Key, Place, Refused};
+use super::model::{Model, SLOT, TIMEOUT_MS};
 use super::worker::Worker;
 use crate::control::SlotState;
 use crate::gateway::lane::core::{

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::Input;
-use super::model::{Key, Model, SLOT};
+use super::asked::{Key, Stage};
+use super::model::{Model, SLOT};
 use crate::shm::arena::SlotMap;
 use crate::shm::atomics::Ordering;
 use crate::shm::descriptor::{Descriptor, Run};
@@ -356,8 +357,8 @@ impl<'a> Worker<'a> {
         let mut free = (0..self.slots).filter(|slot| !model.held[*slot as usize]);
         for (key, asked) in &model.exchanges {
             let (kind, slots) = match asked.stage {
-                super::model::Stage::Waiting => (1, 1),
-                super::model::Stage::Responding => (2, 0),
+                Stage::Waiting => (1, 1),
+                Stage::Responding => (2, 0),
                 _ => continue,
             };
             all.push(Descriptor {

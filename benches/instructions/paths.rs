@@ -1,0 +1,184 @@
+//! The paths whose instructions are counted, each as a closure that takes one turn. What is not to be
+//! counted stands outside [`counted_part`].
+
+use std::hint::black_box;
+
+use slotway::http::{HeadScanner, parse_head};
+use slotway::message::{Method, Params, RequestHead, Span};
+use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
+use slotway::shm::codec::{
+    LifecycleFlags, MAX_ENCODED_REQUEST, RequestParts, decode_request, encode_request,
+};
+
+use crate::hub_path::HubPath;
+
+/// What a load generator sends.
+pub const SMALL: &str = "GET /hello HTTP/1.1\r\nHost: 127.0.0.1:3200\r\n\r\n";
+
+/// Twelve fields, as a browser sends them.
+pub const BROWSER: &str = "GET /items/1234?view=full&lang=en HTTP/1.1\r\n\
+Host: shop.example.com\r\n\
+User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
+Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
+Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\n\
+Accept-Encoding: gzip, deflate, br, zstd\r\n\
+Connection: keep-alive\r\n\
+Cookie: session=6f1ed002ab5595859014ebf0951522d9; theme=dark; consent=analytics%3Dno\r\n\
+Upgrade-Insecure-Requests: 1\r\n\
+Sec-Fetch-Dest: document\r\n\
+Sec-Fetch-Mode: navigate\r\n\
+Sec-Fetch-Site: same-origin\r\n\
+Priority: u=0, i\r\n\r\n";
+
+/// Of the route tables' hash: a random one changes the counts.
+pub const SEED: u64 = 0x5107_3a17;
+
+/// Takes a turn; `true`: it counts.
+type Turn = Box<dyn FnMut(bool)>;
+
+/// A path's name, and what makes it ready.
+type Path = (&'static str, fn() -> Turn);
+
+const PATHS: [Path; 10] = [
+    ("http_parse_small", || http_parse(SMALL)),
+    ("http_parse_browser", || http_parse(BROWSER)),
+    ("route_match_10_literal", || route_match(2, "status")),
+    ("route_match_10_parameters", || route_match(2, DEEP)),
+    ("route_match_10000_literal", || route_match(2000, "status")),
+    ("route_match_10000_parameters", || route_match(2000, DEEP)),
+    ("slot_codec_encode", slot_codec_encode),
+    ("slot_codec_decode", slot_codec_decode),
+    ("hub_path_small", || hub_path(SMALL)),
+    ("hub_path_browser", || hub_path(BROWSER)),
+];
+
+/// The rest of a path with four parameters.
+const DEEP: &str = "orgs/acme/teams/platform/members/4711/roles/owner";
+
+/// The names of all paths.
+pub fn names() -> Vec<&'static str> {
+    PATHS.iter().map(|(name, _)| *name).collect()
+}
+
+/// The path of this name, ready to take turns.
+///
+/// # Panics
+/// There is none of this name.
+pub fn path(name: &str) -> Turn {
+    let path = PATHS.iter().find(|(known, _)| *known == name);
+    let (_, make) = path.unwrap_or_else(|| panic!("there is no path '{name}'"));
+    make()
+}
+
+/// What callgrind counts: everything between the beginning and the end of this function.
+// Its name is what the driver gives to callgrind. The black box keeps its end behind the part's.
+#[inline(never)]
+pub fn counted_part<T>(part: impl FnOnce() -> T) -> T {
+    black_box(part())
+}
+
+/// Runs a part, counted or not.
+pub fn part<T>(counts: bool, part: impl FnOnce() -> T) -> T {
+    if counts { counted_part(part) } else { part() }
+}
+
+fn http_parse(bytes: &'static str) -> Turn {
+    let mut head = RequestHead::default();
+    Box::new(move |counts| {
+        let bytes = black_box(bytes.as_bytes());
+        part(counts, || {
+            let mut scanner = HeadScanner::default();
+            let bounds = scanner.scan(bytes).unwrap().unwrap();
+            parse_head(&bytes[bounds.start..bounds.end], &mut head).unwrap();
+        });
+        assert_eq!(head.method, Method::Get);
+    })
+}
+
+/// Five routes for each of so many services.
+fn table(services: usize) -> RouteTable<usize> {
+    let mut builder = RouteTableBuilder::with_seed(SEED);
+    for service in 0..services {
+        for rest in [
+            "status",
+            "items",
+            "items/{id}",
+            "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
+            "files/{*path}",
+        ] {
+            let pattern = Pattern::parse(&format!("/service-{service}/{rest}")).unwrap();
+            builder.insert(Method::Get, &pattern, service).unwrap();
+        }
+    }
+    builder.build()
+}
+
+fn route_match(services: usize, rest: &str) -> Turn {
+    let table = table(services);
+    let paths: Vec<String> = (0..64)
+        .map(|i| format!("/service-{}/{rest}", i * 31 % services))
+        .collect();
+    let mut params = Params::default();
+    let mut next = 0;
+    Box::new(move |counts| {
+        let path = black_box(paths[next].as_bytes());
+        next = (next + 1) % paths.len();
+        let found = part(counts, || {
+            let lookup = table.lookup(Method::Get, path, 4, &mut params);
+            matches!(lookup, Lookup::Found { .. })
+        });
+        assert!(found);
+    })
+}
+
+/// A parsed head and its parameter.
+fn parsed() -> (RequestHead, Params) {
+    let mut head = RequestHead::default();
+    parse_head(BROWSER.as_bytes(), &mut head).unwrap();
+    let mut params = Params::default();
+    params.push(Span::new(BROWSER.find("1234").unwrap(), 4));
+    (head, params)
+}
+
+fn encode(out: &mut [u8], head: &RequestHead, params: &Params) -> usize {
+    let parts = RequestParts {
+        route: 7,
+        head,
+        params,
+        raw: BROWSER.as_bytes(),
+        peer: Some(([127, 0, 0, 1], 50_000).into()),
+        lifecycle: LifecycleFlags::None,
+    };
+    encode_request(out, black_box(&parts)).unwrap()
+}
+
+fn slot_codec_encode() -> Turn {
+    let (head, params) = parsed();
+    let mut slot = vec![0; MAX_ENCODED_REQUEST];
+    Box::new(move |counts| {
+        let len = part(counts, || encode(black_box(&mut slot), &head, &params));
+        assert!(len > BROWSER.len());
+    })
+}
+
+fn slot_codec_decode() -> Turn {
+    let (head, params) = parsed();
+    let mut slot = vec![0; MAX_ENCODED_REQUEST];
+    let len = encode(&mut slot, &head, &params);
+    slot.truncate(len);
+    Box::new(move |counts| {
+        // Every part once, as a worker that needs them all.
+        let seen = part(counts, || {
+            let view = decode_request(black_box(&slot)).unwrap();
+            let fields = view.fields().map(|(name, value)| name.len() + value.len());
+            let params = view.params().map(<[u8]>::len);
+            view.path().len() + fields.sum::<usize>() + params.sum::<usize>()
+        });
+        assert!(seen > 100);
+    })
+}
+
+fn hub_path(request: &'static str) -> Turn {
+    let mut path = HubPath::new(request);
+    Box::new(move |counts| path.turn(counts))
+}

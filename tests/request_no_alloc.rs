@@ -1,0 +1,203 @@
+//! How many allocations a request on a connection that stays open costs the shard: so many and no more.
+//! The hub runs in this process, so that its shard's allocations can be counted; nothing else is tested
+//! here.
+// What the hub and the demo worker are built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::fs;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use slotway::hub::{ClientLimits, HubConfig, RunningHub, StreamConfig, start};
+use slotway::limits::{
+    DEFAULT_HISTORY_EVENTS, DEFAULT_QUEUE_EVENTS, DEFAULT_SLOT_SIZE, DEFAULT_SLOTS,
+};
+use slotway::shm::layout::Geometry;
+use slotway::sse::SlowPolicy;
+use support::scratch::ScratchDir;
+use support::{Client, GUARD, Worker};
+
+/// Requests before counting: until every buffer has the size it keeps.
+const WARM_UP: usize = 300;
+/// Requests that are counted.
+const REQUESTS: usize = 2000;
+/// Allocations of the shard for each: the queue of an exchange's response frames (`LaneCore::on_frame`),
+/// which `LaneCore::finish` gives up. Lower it with the code; it is never to grow.
+const FOR_EACH: u64 = 1;
+
+struct Counting;
+
+/// The thread whose allocations count; 0 while none does.
+static WATCHED: AtomicUsize = AtomicUsize::new(0);
+/// Its allocations.
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// How many of the next ones are to be shown.
+static TO_SHOW: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// This thread's id; 0 while it has not been asked for.
+    static THREAD: Cell<usize> = const { Cell::new(0) };
+    /// Within showing an allocation, which allocates.
+    static SHOWING: Cell<bool> = const { Cell::new(false) };
+}
+
+fn count(layout: Layout) {
+    let watched = WATCHED.load(Ordering::Acquire);
+    if watched == 0 {
+        return;
+    }
+    if THREAD.get() == 0 {
+        THREAD.set(rustix::thread::gettid().as_raw_nonzero().get() as usize);
+    }
+    if THREAD.get() != watched || SHOWING.get() {
+        return;
+    }
+    ALLOCATIONS.fetch_add(1, Ordering::AcqRel);
+    let less = |n: usize| n.checked_sub(1);
+    if TO_SHOW
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
+        .is_ok()
+    {
+        SHOWING.set(true);
+        let place = Backtrace::force_capture();
+        // Not by eprintln, which the harness would have to be asked for.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{} bytes on the shard's thread:\n{place}",
+            layout.size()
+        );
+        SHOWING.set(false);
+    }
+}
+
+// SAFETY: every call is handed to the system allocator unchanged; counting touches only statics and
+// const-initialised thread-locals without destructors. What it allocates to show an allocation is not
+// counted again.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout);
+        // SAFETY: the caller keeps the contract of `alloc`, which is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: `block` came from the system allocator with this layout.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(layout);
+        // SAFETY: `block` came from the system allocator with this layout.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn hub(dir: &ScratchDir) -> RunningHub {
+    start(HubConfig {
+        tcp: vec!["127.0.0.1:0".parse().unwrap()],
+        unix: Vec::new(),
+        socket: Some(dir.path().join("hub.sock")),
+        geometry: Geometry::new(DEFAULT_SLOTS, DEFAULT_SLOT_SIZE).unwrap(),
+        shards: 1,
+        timeout_ms: 30_000,
+        startup_grace_ms: 0,
+        secret: None,
+        instrumentation: false,
+        clients: ClientLimits::default(),
+        max_connections: None,
+        streams: StreamConfig {
+            history_events: DEFAULT_HISTORY_EVENTS,
+            queue_events: DEFAULT_QUEUE_EVENTS,
+            slow: SlowPolicy::DropNewest,
+            heartbeat_ms: 15_000,
+            sweep_interval_ms: 5_000,
+            orphan_timeout_ms: 60_000,
+        },
+        // Later than the test's end: a ping's answer is no part of a request.
+        ping_interval_ms: 3_600_000,
+        ping_timeout_ms: 2_000,
+        remember_ms: 60_000,
+    })
+    .unwrap()
+}
+
+/// The id of this process's thread of this name.
+fn thread(name: &str) -> usize {
+    let named = fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
+        let task = task.unwrap();
+        let found = fs::read_to_string(task.path().join("comm")).ok()?;
+        (found.trim_end() == name).then(|| task.file_name().into_string().unwrap())
+    });
+    let id = named.unwrap_or_else(|| panic!("there is no thread '{name}'"));
+    id.parse().unwrap()
+}
+
+/// Allocations of the shard while this runs.
+fn counted(what: impl FnOnce()) -> u64 {
+    let before = ALLOCATIONS.load(Ordering::Acquire);
+    what();
+    ALLOCATIONS.load(Ordering::Acquire) - before
+}
+
+fn hello(client: &mut Client, times: usize) {
+    for _ in 0..times {
+        let answer = client.get("/hello");
+        assert_eq!((answer.status, answer.text()), (200, "Hello, World!"));
+    }
+}
+
+#[test]
+fn a_request_costs_the_shard_no_more_allocations_than_known() {
+    let dir = ScratchDir::new();
+    let hub = hub(&dir);
+    let stopper = hub.stopper().unwrap();
+    let worker = Worker::spawn(&dir, &hub.socket, "demo", &[]);
+    assert!(hub.wait_for_worker(worker.process.pid(), GUARD));
+    WATCHED.store(thread("shard-0"), Ordering::Release);
+
+    let mut client = Client::tcp(hub.tcp[0]);
+    // The counter counts: a new connection has buffers of its own.
+    let first = counted(|| hello(&mut client, 1));
+    assert!(first > 0, "nothing was counted");
+    hello(&mut client, WARM_UP);
+    if std::env::var_os("SLOTWAY_SHOW_ALLOCATIONS").is_some() {
+        TO_SHOW.store(20, Ordering::Release);
+    }
+    let one_by_one = counted(|| hello(&mut client, REQUESTS));
+    TO_SHOW.store(0, Ordering::Release);
+
+    // What the lane and its driver do where many requests are under way.
+    let mut clients: Vec<Client> = (0..16).map(|_| Client::tcp(hub.tcp[0])).collect();
+    let round = |clients: &mut [Client]| {
+        for client in &mut *clients {
+            client.request("GET", "/hello", "", b"");
+        }
+        for client in clients {
+            assert_eq!(client.answer().status, 200);
+        }
+    };
+    (0..WARM_UP).for_each(|_| round(&mut clients));
+    let rounds = REQUESTS / clients.len();
+    let together = counted(|| (0..rounds).for_each(|_| round(&mut clients)));
+
+    WATCHED.store(0, Ordering::Release);
+    println!("{one_by_one} allocations in {REQUESTS} requests one by one, {together} together");
+    drop((client, clients, worker));
+    (&stopper).write_all(b"x").unwrap();
+    hub.wait().unwrap();
+    let expected = FOR_EACH * REQUESTS as u64;
+    assert_eq!(
+        (one_by_one, together),
+        (expected, expected),
+        "allocations in {REQUESTS} requests, one by one and together, are not {FOR_EACH} for each; \
+         SLOTWAY_SHOW_ALLOCATIONS=1 shows where they are"
+    );
+}
