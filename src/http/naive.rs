@@ -18,6 +18,9 @@ pub struct NaiveHead<'a> {
     pub keep_alive: bool,
 }
 
+/// Longest head that is cut in two at every place; longer ones in pieces only.
+const EVERY_SPLIT: usize = 160;
+
 /// Takes a request head out of arbitrary bytes (the first three say how it is cut) and checks that
 /// the scanner finds the same end, or the same fault, however the bytes arrive; that the parser
 /// accepts nothing the naive rules refuse; and that both then say the same of it.
@@ -33,6 +36,12 @@ pub fn check(input: &[u8]) {
     let found = scan_by(bytes, &[bytes.len().max(1)]);
     assert_eq!(scan_by(bytes, &[1]), found, "{shown} byte by byte");
     assert_eq!(scan_by(bytes, &sizes), found, "{shown} by {sizes:?}");
+    if bytes.len() <= EVERY_SPLIT {
+        for at in 1..bytes.len() {
+            let sizes = [at, bytes.len() - at];
+            assert_eq!(scan_by(bytes, &sizes), found, "{shown} split at {at}");
+        }
+    }
 
     // The parser must stand any bytes, also those that no scanner has seen.
     let mut out = RequestHead::default();

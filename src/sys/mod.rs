@@ -6,7 +6,7 @@ pub mod eventfd;
 pub mod fd_pass;
 pub mod futex;
 pub mod listen;
-#[cfg_attr(miri, path = "memory_miri.rs")]
+#[cfg_attr(any(miri, slotway_heap), path = "memory_heap.rs")]
 pub mod memory;
 pub mod poll;
 #[cfg(feature = "gateway")]

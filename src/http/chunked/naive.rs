@@ -4,8 +4,12 @@
 use super::{ChunkDecoder, ChunkStep, is_forbidden_trailer};
 use crate::limits::{MAX_CHUNK_EXTENSIONS, MAX_CHUNK_LINE, MAX_FIELDS, MAX_TRAILER};
 
+/// Longest body that is cut in two at every place; longer ones in pieces only.
+const EVERY_SPLIT: usize = 160;
+
 /// Takes a body out of arbitrary bytes (the first three say how it is cut) and checks that the
-/// decoder comes to the same whole, byte by byte and in pieces, and to what the reference says.
+/// decoder comes to the same, whole, byte by byte, in pieces, and cut in two at every place, and to
+/// what the reference says.
 ///
 /// # Panics
 /// If they disagree; the message holds the body.
@@ -18,6 +22,12 @@ pub fn check(input: &[u8]) {
     let outcome = decode_by(bytes, &[bytes.len().max(1)]);
     assert_eq!(decode_by(bytes, &[1]), outcome, "{shown} byte by byte");
     assert_eq!(decode_by(bytes, &sizes), outcome, "{shown} by {sizes:?}");
+    if bytes.len() <= EVERY_SPLIT {
+        for at in 1..bytes.len() {
+            let sizes = [at, bytes.len() - at];
+            assert_eq!(decode_by(bytes, &sizes), outcome, "{shown} split at {at}");
+        }
+    }
     match reference(bytes) {
         Some((data, len)) => {
             assert_eq!(outcome, Whole(data, len), "{shown}");

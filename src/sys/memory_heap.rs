@@ -1,11 +1,14 @@
-//! Stands in for `memory.rs` under Miri, which knows neither memfds nor shared mappings: the pages come
-//! from the heap, and a descriptor only names them. Never part of anything that runs.
+//! Stands in for `memory.rs` under Miri, which knows neither memfds nor shared mappings, and under
+//! ThreadSanitizer, which does not see that two mappings are one memory: the pages come from the heap,
+//! and a descriptor only names them. Never part of a normal build.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, remove_file};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 /// Pages on the heap, which all mappings of one memory share.
@@ -34,19 +37,28 @@ impl Drop for Pages {
     }
 }
 
-/// Which pages a descriptor names.
-static NAMED: LazyLock<Mutex<HashMap<RawFd, Arc<Pages>>>> = LazyLock::new(Mutex::default);
+/// Which pages a file names, by its inode. A file that is made later may have the number of one that
+/// is gone, and takes its place.
+static NAMED: LazyLock<Mutex<HashMap<u64, Arc<Pages>>>> = LazyLock::new(Mutex::default);
 
+/// An empty file without a path, to be the name of pages.
 fn name(pages: &Arc<Pages>) -> io::Result<OwnedFd> {
-    let fd = OwnedFd::from(File::open("/dev/null")?);
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    let file = format!("slotway-memory-{}-{number}", std::process::id());
+    let path = std::env::temp_dir().join(file);
+    let file = File::create_new(&path)?;
+    remove_file(path)?;
+    let inode = file.metadata()?.ino();
     let mut named = NAMED.lock().expect("nobody panics with it");
-    named.insert(fd.as_raw_fd(), pages.clone());
-    Ok(fd)
+    named.insert(inode, pages.clone());
+    Ok(file.into())
 }
 
 fn named(fd: OwnedFd, len: usize) -> io::Result<Arc<Pages>> {
+    let inode = File::from(fd).metadata()?.ino();
     let named = NAMED.lock().expect("nobody panics with it");
-    let pages = named.get(&fd.as_raw_fd()).cloned();
+    let pages = named.get(&inode).cloned();
     pages.filter(|pages| pages.len == len).ok_or_else(|| {
         let why = "the descriptor names no memory of this size";
         io::Error::new(io::ErrorKind::InvalidData, why)
@@ -112,7 +124,7 @@ impl SharedMemory {
     /// # Errors
     /// No descriptor is left.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        name(&self.pages)
+        self.fd.try_clone()
     }
 
     fn create(len: usize) -> io::Result<Self> {
