@@ -1,5 +1,7 @@
 //! System calls that fail while a real hub starts, serves and takes workers: each failure is said, with
 //! what to do about it, and what can go on goes on, by itself, once the call works again.
+// What the binary is built with.
+#![cfg(all(feature = "gateway", feature = "tokio"))]
 
 mod support;
 

@@ -1,5 +1,7 @@
 //! Where a request ends, by slotway and by hyper: the fuzz corpora of request heads and of chunked
 //! bodies, and the cases that smuggling lives on. Nothing that slotway accepts may be read otherwise.
+// The parser is part of the hub.
+#![cfg(feature = "gateway")]
 
 #[path = "support/hyper_peer.rs"]
 mod hyper_peer;
