@@ -429,7 +429,8 @@ fn signals_do_what_they_did_when_a_worker_has_returned() {
     let hub = Hub::start();
     let mut process = start(&hub, "signals");
     let before = process.wait_line("before: ");
-    assert_eq!(before, "caught (false, false) ignored (false, false)");
+    // What is ignored depends on who started the tests: a shell's background jobs ignore SIGINT.
+    assert!(before.starts_with("caught (false, false) "), "{before}");
     for name in ["first", "second"] {
         hub.wait_attached(name, process.pid());
         process.signal("TERM");
