@@ -30,6 +30,8 @@ use crate::shm::ring::{Consumer, Producer};
 
 /// What part of the arena newcomers leave free: one in this many slots.
 const RESERVED_PART: usize = 8;
+/// Room for so many frames of an answer is kept for the next.
+const FRAMES_KEPT: usize = 4;
 const _: () = assert!(
     MIN_SLOTS as usize / RESERVED_PART >= 1,
     "`LaneCore::push` counts on a reserve"
@@ -224,7 +226,6 @@ impl LaneCore {
         exchange.abandoned = true;
         exchange.waker = None;
         exchange.deadline_ms = u64::MAX;
-        let frames = std::mem::take(&mut exchange.frames);
         let unanswered = matches!(exchange.stage, Stage::Waiting | Stage::Responding);
         if exchange.stage == Stage::Preparing {
             exchange.stage = Stage::Ended;
@@ -238,9 +239,14 @@ impl LaneCore {
         if call {
             self.end_body(id, ABORT, u64::MAX)?;
         }
-        for frame in &frames {
+        let frames = |core: &mut LaneCore| core.exchanges[id.index as usize].frames.pop_front();
+        while let Some(frame) = frames(self) {
             call |= self.return_frame(frame.run)?;
         }
+        // The next exchange with this number finds a queue, but not what a large answer left of one.
+        self.exchanges[id.index as usize]
+            .frames
+            .shrink_to(FRAMES_KEPT);
         self.free_if_done(id.index);
         Ok(call)
     }
