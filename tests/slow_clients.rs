@@ -86,6 +86,23 @@ fn slow_uploads_leave_room_for_others() {
 }
 
 #[test]
+fn slow_uploads_leave_a_thread_to_others() {
+    let hub = hub();
+    let _worker = hub.worker_with("demo", &["--threads", "2"]);
+    let mut slow = slow_uploads(&hub, "Transfer-Encoding: chunked\r\n", b"5\r\n01234");
+    check_served(&hub, "beside slow uploads for two threads");
+    // Those who had to wait for a thread get one, one after the other.
+    for client in &mut slow {
+        client.send(b"\r\n0\r\n\r\n");
+    }
+    for mut client in slow {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, "5"));
+    }
+    hub.wait_idle();
+}
+
+#[test]
 fn slow_readers_leave_room_for_others() {
     let hub = hub();
     let _worker = hub.worker();

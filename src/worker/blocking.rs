@@ -13,9 +13,11 @@ use crate::worker::attach::{Control, attach};
 use crate::worker::builder::Settings;
 use crate::worker::course::{Backoff, Course};
 use crate::worker::error::Error;
+use crate::worker::lane::Incoming;
 use crate::worker::service::{Service, serve_blocking};
 use crate::worker::session::{Session, Sleep, lock};
 use crate::worker::stop::StopListener;
+use crate::worker::uploads::Uploads;
 
 /// Runs a worker until it is stopped, replaced, or cannot go on.
 pub(crate) fn run(settings: &Settings, service: &Arc<Service>) -> Result<(), Error> {
@@ -170,7 +172,11 @@ struct Pool {
 struct PoolShared {
     state: Mutex<PoolState>,
     changed: Condvar,
+    uploads: Uploads<Task>,
 }
+
+/// A request: whose it is, from which of its lanes, and the request.
+type Task = (Arc<Session>, usize, Incoming);
 
 struct PoolState {
     session: Option<Arc<Session>>,
@@ -188,6 +194,7 @@ impl Pool {
         let shared = Arc::new(PoolShared {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            uploads: Uploads::new(threads),
         });
         let pool = Pool { shared };
         for number in 0..threads {
@@ -196,7 +203,7 @@ impl Pool {
             let builder = thread::Builder::new().name(format!("{name}-{number}"));
             let spawned = builder.spawn(move || {
                 while let Some(session) = shared.next_session() {
-                    serve(&session, number);
+                    serve(&session, &shared.uploads, number);
                 }
                 lock(&shared.state).alive -= 1;
                 shared.changed.notify_all();
@@ -248,17 +255,26 @@ impl PoolShared {
     }
 }
 
-fn serve(session: &Arc<Session>, number: usize) {
+fn serve(session: &Arc<Session>, uploads: &Uploads<Task>, number: usize) {
     let parker = session.parker();
     let waker = Waker::from(parker.clone());
     let mut start = number;
     while !session.is_closed() {
         match session.next(&mut start) {
-            // What panics beyond the handler itself is something of its that is dropped.
-            Some((lane, request)) => {
-                let _ = catch_unwind(AssertUnwindSafe(|| serve_blocking(session, lane, request)));
+            Some((lane, request)) if request.inbox.is_some() => {
+                let mut upload = uploads.admit((session.clone(), lane, request));
+                while let Some((session, lane, request)) = upload {
+                    handle(&session, lane, request);
+                    upload = uploads.next();
+                }
             }
+            Some((lane, request)) => handle(session, lane, request),
             None => session.idle(&parker, &waker),
         }
     }
+}
+
+/// What panics beyond the handler itself is something of its that is dropped.
+fn handle(session: &Arc<Session>, lane: usize, request: Incoming) {
+    let _ = catch_unwind(AssertUnwindSafe(|| serve_blocking(session, lane, request)));
 }

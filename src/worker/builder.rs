@@ -146,7 +146,8 @@ impl Worker {
     /// Sets how many threads serve in [`Worker::run`]; at least one. The default is the number of
     /// processors, which suits handlers that compute. Handlers that wait, for a database or a disk,
     /// want more: while all threads are busy, nobody answers, and a worker that does not answer the
-    /// hub's pings for half a minute is thrown out.
+    /// hub's pings for half a minute is thrown out. A handler that streams its answer has its thread for
+    /// as long as the client reads; for many large answers to the world use async handlers.
     pub fn threads(mut self, threads: usize) -> Worker {
         self.settings.threads = threads.max(1);
         self

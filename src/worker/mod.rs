@@ -16,7 +16,9 @@
 //!
 //! Handlers are called on several threads at once. A handler that panics costs its client a 500 and
 //! nobody else anything. A request whose client has gone before a thread was free for it is not
-//! handled at all.
+//! handled at all. Of four threads three at most are with requests whose bodies are still arriving, so that
+//! clients who send slowly leave a thread to the others; a body that fits a quarter of the lane and has a
+//! length is handed over whole, and does not count.
 #![deny(unsafe_code)]
 
 mod answer;
@@ -43,6 +45,7 @@ mod stop;
 mod tests;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod uploads;
 mod writer;
 
 pub use crate::control::FieldError;
