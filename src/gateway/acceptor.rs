@@ -23,6 +23,9 @@ use crate::sys::eventfd::EventFd;
 use crate::sys::listen::{accept, is_out_of_descriptors, set_nodelay};
 use crate::sys::stream_socket::{discard, send_last};
 
+/// Connections that are taken one after the other before anybody else has a turn.
+const ACCEPTED_PER_TURN: usize = 64;
+
 /// What a shard keeps for taking connections.
 #[derive(Debug)]
 pub struct Acceptor {
@@ -57,12 +60,19 @@ impl Shard {
     pub(super) async fn accept_from(self: Rc<Self>, listener: Rc<OwnedFd>, ready: UnixStream) {
         // Refusals cost time, and whoever is refused may come back at once: they have a pace.
         let mut refusals = 0;
+        let mut accepted = 0;
         while !self.is_stopping() {
             match accept(listener.as_fd()) {
                 Ok(Some((socket, peer))) => match self.acceptor.connections.enter() {
                     Some(place) => {
                         refusals = 0;
                         self.begin(socket, peer, place);
+                        accepted += 1;
+                        if accepted == ACCEPTED_PER_TURN {
+                            // Those who are connected have a turn, however many more come.
+                            accepted = 0;
+                            next_turn().await;
+                        }
                     }
                     None => {
                         refusals += 1;
@@ -198,4 +208,17 @@ impl Shard {
         })
         .await;
     }
+}
+
+/// Lets the tasks that are ready run.
+async fn next_turn() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -6,6 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use crate::gateway::problem::Problem;
 use crate::message::{Method, RequestHead, Span};
 
+/// Whether a path is for those who control the hub.
+pub fn is_control_path(path: &[u8]) -> bool {
+    path.starts_with(b"/internal")
+}
+
 /// Whether a control request may pass.
 ///
 /// A page in a browser on this machine is a loopback peer too, so being one is not enough:

@@ -10,6 +10,7 @@ use monoio::io::Splitable;
 use monoio::net::UnixStream;
 
 use crate::gateway::Control;
+use crate::gateway::access::is_control_path;
 use crate::gateway::hold::Released;
 use crate::gateway::input::{Input, ReadDone, read_more};
 use crate::gateway::output::{Manner, Output};
@@ -256,13 +257,20 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         expects_continue: bool,
     ) -> Next {
         let mut bytes = Vec::new();
+        // Only who may control the hub can have it keep a body.
+        let taken = match is_control_path(path.as_bytes()) {
+            true => body,
+            false => BodyLength::None,
+        };
+        manner.keep_alive &= taken == body;
         if expects_continue
+            && taken != BodyLength::None
             && self.input.buffered().is_empty()
             && self.output.send_raw(CONTINUE).await.is_err()
         {
             return Next::Drop;
         }
-        if let Err(fault) = self.read_whole(body, &mut bytes).await {
+        if let Err(fault) = self.read_whole(taken, &mut bytes).await {
             manner.keep_alive = false;
             let Some(problem) = fault.problem() else {
                 return Next::Drop;
@@ -358,10 +366,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             .expect_read(self.shard.clock.now_ms() + LINGER_MS);
         let mut left = LINGER_BYTES;
         while !self.input.has_ended() && left > 0 {
-            let received = self.input.fill().await.unwrap_or(0);
-            left = left.saturating_sub(received);
+            // First of all what is there: without room nothing could be received.
             let all = self.input.buffered().len();
             self.input.consume(all);
+            let received = self.input.fill().await.unwrap_or(0);
+            left = left.saturating_sub(received);
         }
     }
 }

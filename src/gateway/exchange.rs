@@ -19,7 +19,7 @@ use crate::gateway::shard::Timing;
 use crate::gateway::upload::{Unfinished, Upload, UploadEnd};
 use crate::http::{CONTINUE, HeadBounds};
 use crate::limits::SMALL_BODY;
-use crate::message::{BodyLength, Method};
+use crate::message::{BodyLength, Method, Version};
 use crate::shm::descriptor::END;
 use crate::shm::layout::{Geometry, body_offset};
 use crate::shm::region::Slots;
@@ -55,7 +55,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     return Some(self.refuse_body(fault, manner).await);
                 }
             } else {
-                share = lane.share(geometry.slots_for(body_at + len));
+                share = lane.share_at_once(geometry.slots_for(body_at + len));
                 whole = share.as_ref().map(|_| len);
             }
         }
@@ -161,6 +161,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     Err(fault) => {
                         exchange.abort(u64::MAX);
                         if began.get().is_some() {
+                            // Else an answer that ends with the connection would look whole.
+                            if manner.version == Version::Http10 {
+                                self.entered.watch.reset_on_close();
+                            }
                             return Some(Next::Drop);
                         }
                         return Some(self.refuse_body(fault, manner).await);

@@ -16,13 +16,16 @@ use crate::http::{
     BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
     encode_own_head, encode_worker_head, framing_for,
 };
-use crate::limits::MAX_SPILLED;
+use crate::limits::{MAX_HEAD, MAX_SPILLED};
 use crate::message::{Method, Version};
 use crate::shm::codec::{CodecError, decode_response};
 
 /// A part of a body this small is copied behind the head and sent with it: cheaper than a gathered
 /// write, and the worker has its slots back before the client has read a byte.
 const COPY_MAX: usize = 8 * 1024;
+
+/// Largest buffer that a connection keeps between answers: a head, and a small part of a body.
+const MOST_KEPT: usize = MAX_HEAD + COPY_MAX;
 
 /// What an answer's head depends on besides the answer.
 #[derive(Clone, Copy, Debug)]
@@ -287,6 +290,11 @@ impl Output {
             return Err(BadHead::Codec(CodecError::Truncated));
         }
         let (status, fields) = decode_response(&self.head).map_err(BadHead::Codec)?;
+        // The worker does not want what is left of the request's body, so the connection closes.
+        let manner = Manner {
+            keep_alive: manner.keep_alive && !(frame.end && exchange.is_uploading()),
+            ..manner
+        };
         let (framing, with_body) = framing_for(status, manner.method, manner.version, frame.total);
         let date = self.clock.date();
         encode_worker_head(
@@ -370,8 +378,7 @@ impl Output {
             }
         }
         self.watch.clear_write();
-        self.bytes = rest.bytes;
-        self.bytes.clear();
+        self.bytes = kept(rest.bytes);
         result
     }
 
@@ -414,7 +421,7 @@ impl Output {
             }
         }
         self.watch.clear_write();
-        self.bytes = gather.into_before();
+        self.bytes = kept(gather.into_before());
         result
     }
 
@@ -423,6 +430,15 @@ impl Output {
         let now_ms = self.clock.now_ms();
         self.watch
             .expect_write(now_ms + self.timeout_ms, self.lane, now_ms);
+    }
+}
+
+/// What a connection keeps of a buffer for its next answer: not what a large one has made of it.
+fn kept(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.clear();
+    match bytes.capacity() {
+        0..=MOST_KEPT => bytes,
+        _ => Vec::new(),
     }
 }
 

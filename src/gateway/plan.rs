@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::gateway::Target;
-use crate::gateway::access::check_control;
+use crate::gateway::access::{check_control, is_control_path};
 use crate::gateway::lane::Lane;
 use crate::gateway::output::Manner;
 use crate::gateway::problem::Problem;
@@ -97,7 +97,7 @@ impl Shard {
         };
         let action = if is_control(path) {
             // The answer to a control request is for nobody's page to read.
-            manner.cors &= !path.starts_with(b"/internal");
+            manner.cors &= !is_control_path(path);
             match self.plan_control(head, raw, path, peer) {
                 Ok(action) => action,
                 Err(problem) => Action::Problem(problem),
@@ -179,7 +179,7 @@ impl Shard {
         path: &[u8],
         peer: Option<SocketAddr>,
     ) -> Result<Action, Problem> {
-        if path.starts_with(b"/internal") {
+        if is_control_path(path) {
             check_control(head, raw, peer, self.config.secret.as_deref())?;
         } else if head.method == Method::Options && head.preflight_method.is_some() {
             return Ok(Action::Preflight);

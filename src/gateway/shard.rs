@@ -428,8 +428,9 @@ impl Shard {
         for lane in self.lanes.borrow().iter().flatten() {
             lane.tick(now_ms);
             busy |= lane.is_busy();
-            if lane.is_pressed() {
-                pressed.push(lane.address());
+            let pressure = lane.pressure();
+            if pressure.on_senders || pressure.on_readers {
+                pressed.push(pressure);
             }
         }
         self.watches.tick(now_ms, &pressed);

@@ -88,14 +88,20 @@ impl Watch {
         self.resting.set(resting);
     }
 
-    fn check(&self, now_ms: u64, pressed: &[usize]) {
-        let is_pressing = |by_ms: u64| by_ms <= now_ms && pressed.contains(&self.lane.get());
+    fn check(&self, now_ms: u64, pressed: &[Pressure]) {
+        let on_it = |on: fn(&Pressure) -> bool| {
+            pressed
+                .iter()
+                .any(|pressure| pressure.lane == self.lane.get() && on(pressure))
+        };
+        let must_write = self.pressed_write_ms.get() <= now_ms && on_it(|p| p.on_readers);
+        let must_read = self.pressed_read_ms.get() <= now_ms && on_it(|p| p.on_senders);
         // A socket that is gone already has nothing left to shut down.
-        if self.write_ms.get() <= now_ms || is_pressing(self.pressed_write_ms.get()) {
+        if self.write_ms.get() <= now_ms || must_write {
             self.fired.set(true);
             self.clear_write();
             let _ = with_socket(self.socket, |socket| shutdown_both(socket));
-        } else if self.read_ms.get() <= now_ms || is_pressing(self.pressed_read_ms.get()) {
+        } else if self.read_ms.get() <= now_ms || must_read {
             self.stop_reading();
         }
     }
@@ -112,6 +118,17 @@ fn pressed_ms(lane: usize, now_ms: u64) -> u64 {
         0 => u64::MAX,
         _ => now_ms + PRESSED_TIMEOUT_MS,
     }
+}
+
+/// Of a lane: whether others wait for what clients hold of it that send, or read, slowly.
+#[derive(Clone, Copy, Debug)]
+pub struct Pressure {
+    /// Its address.
+    pub lane: usize,
+    /// Slots of requests, or exchanges.
+    pub on_senders: bool,
+    /// Slots of answers, or exchanges.
+    pub on_readers: bool,
 }
 
 /// The connections of a shard.
@@ -144,9 +161,9 @@ impl Watches {
         self.0.borrow().is_empty()
     }
 
-    /// Shuts down what is overdue at `now_ms`. `pressed` are the addresses of lanes of which slow clients
-    /// hold what others wait for.
-    pub fn tick(&self, now_ms: u64, pressed: &[usize]) {
+    /// Shuts down what is overdue at `now_ms`. `pressed` are the lanes of which slow clients hold what
+    /// others wait for.
+    pub fn tick(&self, now_ms: u64, pressed: &[Pressure]) {
         for (_, watch) in self.0.borrow().iter() {
             watch.check(now_ms, pressed);
         }

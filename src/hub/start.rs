@@ -78,7 +78,7 @@ impl fmt::Display for StartError {
             } => write!(
                 f,
                 "{wanted} connections do not fit the limit of {limit} open files, of which the hub and its workers need {others}: raise it to {} (ulimit -n, or LimitNOFILE= of the service), or give --max-connections {} at most",
-                others + wanted,
+                others.saturating_add(*wanted),
                 limit.saturating_sub(*others)
             ),
             // It names the address, and says what to do.

@@ -64,22 +64,20 @@ impl SignalListener {
         let place = RINGS.iter().position(free).ok_or_else(|| {
             io::Error::other("64 workers of this process listen for signals already")
         })?;
-        let listener = SignalListener { place, _ring: ring };
-        installed.listeners += 1;
-        if installed.listeners == 1 {
+        if installed.listeners == 0 {
             for (index, signal) in SIGNALS.into_iter().enumerate() {
                 match install(index, signal) {
                     Ok(former) => installed.former[index] = former,
                     Err(error) => {
-                        drop(installed);
-                        // This puts back what has been installed.
-                        drop(listener);
+                        installed.put_back();
+                        stop_ringing(place);
                         return Err(error);
                     }
                 }
             }
         }
-        Ok(listener)
+        installed.listeners += 1;
+        Ok(SignalListener { place, _ring: ring })
     }
 }
 
@@ -88,18 +86,29 @@ impl Drop for SignalListener {
         let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
         installed.listeners -= 1;
         if installed.listeners == 0 {
-            for (index, signal) in SIGNALS.into_iter().enumerate() {
-                if let Some(former) = installed.former[index].take() {
-                    put_back(signal, &former);
-                }
+            installed.put_back();
+        }
+        stop_ringing(self.place);
+    }
+}
+
+impl Installed {
+    fn put_back(&mut self) {
+        for (index, signal) in SIGNALS.into_iter().enumerate() {
+            if let Some(former) = self.former[index].take() {
+                put_back(signal, &former);
             }
         }
-        RINGS[self.place].store(NOBODY, Ordering::SeqCst);
-        // Closed while a handler writes to it, the number could be somebody else's by then. On this
-        // thread none is half done: a handler runs to its end.
-        while RINGING.load(Ordering::SeqCst) > 0 {
-            std::thread::yield_now();
-        }
+    }
+}
+
+/// Afterwards no handler writes to the ring at this place, and it may be closed.
+fn stop_ringing(place: usize) {
+    RINGS[place].store(NOBODY, Ordering::SeqCst);
+    // Closed while a handler writes to it, the number could be somebody else's by then. On this
+    // thread none is half done: a handler runs to its end.
+    while RINGING.load(Ordering::SeqCst) > 0 {
+        std::thread::yield_now();
     }
 }
 
@@ -159,6 +168,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
     }
     // SAFETY: `errno` is this thread's own, and is put back so that what was interrupted sees its.
     let errno = unsafe { *libc::__errno_location() };
+    let mut rung = false;
     RINGING.fetch_add(1, Ordering::SeqCst);
     for ring in &RINGS {
         let fd = ring.load(Ordering::SeqCst);
@@ -166,6 +176,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
             // SAFETY: one byte is read from the stack. The descriptor is open: it is closed only when
             // nobody is between the two counts. A full pipe has been rung already.
             unsafe { libc::write(fd, [0u8].as_ptr().cast(), 1) };
+            rung = true;
         }
     }
     RINGING.fetch_sub(1, Ordering::SeqCst);
@@ -185,6 +196,15 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
             call(signal);
         }
         PASSED_ON.set(outer);
+    } else if handler == libc::SIG_DFL && !rung {
+        // Nobody listens any more; a handler that stood over ours kept it from being taken away, and has
+        // put it back. Without this the signal would end nothing for ever.
+        // SAFETY: every bit pattern of zeros is a valid `sigaction`, and this one is the default's. Both
+        // calls are among those a handler may make; the signal waits until this one has returned.
+        unsafe {
+            libc::sigaction(signal, &zeroed(), std::ptr::null_mut());
+            libc::raise(signal);
+        }
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use super::{Failure, Lane};
+use crate::gateway::watch::Pressure;
 
 impl Lane {
     /// What tells the lane from others while it exists.
@@ -16,9 +17,16 @@ impl Lane {
         self.core.borrow().is_crowded()
     }
 
-    /// Whether somebody waits, or is about to, for what clients may hold that are slow.
-    pub fn is_pressed(&self) -> bool {
-        !self.newcomers.is_empty() || !self.uploads.is_empty() || self.core.borrow().is_pressed()
+    /// Whether somebody waits, or is about to, for what clients may hold that are slow: who sends slowly
+    /// holds slots of requests, who reads slowly those of answers, and both an exchange.
+    pub fn pressure(&self) -> Pressure {
+        let core = self.core.borrow();
+        let for_any = !self.newcomers.is_empty() || core.is_full();
+        Pressure {
+            lane: self.address(),
+            on_senders: for_any || !self.uploads.is_empty(),
+            on_readers: for_any || core.is_starving_worker(),
+        }
     }
 
     /// Whether clients may hold `slots` more slots with requests that have not arrived: five eighths of
@@ -38,6 +46,11 @@ impl Lane {
                 slots: taken,
             }
         })
+    }
+
+    /// As [`Lane::share`], for a request that has nothing yet; `None` also while others wait in line.
+    pub fn share_at_once(self: &Rc<Lane>, slots: usize) -> Option<Share> {
+        self.uploads.is_empty().then(|| self.share(slots)).flatten()
     }
 
     /// As [`Lane::share`], waiting in line until `expired` says that it has waited long enough.

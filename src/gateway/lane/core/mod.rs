@@ -107,12 +107,15 @@ impl LaneCore {
         self.held.free_count() <= self.held.slots() / 4
     }
 
-    /// Whether next to no exchange can be opened, or the worker waits for response slots of which the hub
-    /// holds half or more.
-    pub fn is_pressed(&self) -> bool {
-        let few_held = self.held.free_count() > self.held.slots() / 2;
+    /// Whether next to no exchange can be opened.
+    pub fn is_full(&self) -> bool {
         self.free.len() < self.exchanges.len() / RESERVED_PART
-            || (!few_held && is_starved(self.memory.peer_word(Word::Starved)))
+    }
+
+    /// Whether the worker waits for response slots of which the hub holds half or more.
+    pub fn is_starving_worker(&self) -> bool {
+        self.held.free_count() <= self.held.slots() / 2
+            && is_starved(self.memory.peer_word(Word::Starved))
     }
 
     /// Exchanges that are not free: in flight, or kept until the worker lets go of them.

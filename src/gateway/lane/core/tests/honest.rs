@@ -477,7 +477,12 @@ fn an_honest_lane_loses_nothing() {
         events += model.events[2];
     }
     println!("{whole_answers} answers taken to their end, {events} frames of events");
-    let least = (seeds * steps / 38) as u32;
+    // Under Miri there are too few steps to count on chance.
+    let least = if cfg!(miri) {
+        0
+    } else {
+        (seeds * steps / 38) as u32
+    };
     assert!(events > least, "the model hardly ever gets to events");
     assert!(
         whole_answers > least,
