@@ -413,3 +413,71 @@ fn more_connections_than_open_files_are_refused_at_the_start() {
         "{said}"
     );
 }
+
+#[test]
+fn too_few_open_files_for_any_connection_are_said_to_be_so() {
+    let dir = support::scratch::ScratchDir::new();
+    for args in [&["--shards", "1"][..], &["--max-connections", "5"]] {
+        let mut process = HubOptions::new().args(args).open_files(50).spawn(&dir);
+        assert_eq!(process.wait().code(), Some(1));
+        process.stderr.wait_closed();
+        let said = process.stderr.text();
+        assert!(
+            said.contains("no room for connections") && said.contains("ulimit -n"),
+            "{said}"
+        );
+        assert!(!said.contains("--max-connections 0"), "{said}");
+    }
+}
+
+#[test]
+fn a_body_is_kept_only_for_who_may_control_the_hub() {
+    let hub = Hub::start();
+    for (method, path, status) in [
+        ("POST", "/health", 405),
+        ("GET", "/health", 200),
+        ("PUT", "/health/anything", 404),
+    ] {
+        let mut client = hub.connect();
+        client.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 4194304\r\n\r\n0123456789"
+        ));
+        // Without the rest of the body.
+        let answer = client.answer();
+        assert_eq!(answer.status, status, "{method} {path}");
+        assert_eq!(answer.field("connection"), Some("close"), "{method} {path}");
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_want_the_body_says_that_the_connection_closes() {
+    let (hub, _worker) = Hub::with_worker();
+    for (fields, part) in [
+        (CHUNKED, "5\r\nabcde\r\n"),
+        ("Content-Length: 9000000\r\n", "abcde"),
+    ] {
+        let mut client = hub.connect();
+        client.send(format!(
+            "GET /hello HTTP/1.1\r\nHost: a\r\n{fields}\r\n{part}"
+        ));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.text()), (200, "Hello, World!"));
+        assert_eq!(answer.field("connection"), Some("close"), "{fields}");
+        client.assert_closed();
+    }
+}
+
+#[test]
+fn who_sends_too_long_a_head_may_finish_and_read_the_answer() {
+    let hub = Hub::start();
+    let mut client = hub.connect();
+    // With an empty line before it the head fills the buffer to its last byte.
+    client.send("\r\nGET / HTTP/1.1\r\nHost: a\r\nlong: ");
+    client.send(vec![b'a'; 40_000]);
+    assert_eq!(client.answer().status, 431);
+    for _ in 0..3 {
+        let sent = client.try_send([b'a'; 1000]);
+        sent.expect("a reset could take the answer from who has not read it yet");
+    }
+}

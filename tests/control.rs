@@ -232,6 +232,10 @@ fn nonsense_geometry_is_refused_with_what_is_possible() {
         (&["--slot-size", "2097152"], "1048576"),
         (&["--shards", "0"], "1"),
         (&["--shards", "65"], "64"),
+        (&["--ping-interval-ms", "18446744073709551615"], "86400000"),
+        (&["--ping-timeout-ms", "0"], "1"),
+        (&["--remember-ms", "9223372036854775807"], "86400000"),
+        (&["--sse-sweep-interval-ms", "86400001"], "86400000"),
         // More than an arena, and more than the machine.
         (&["--slots", "32768", "--slot-size", "1048576"], ""),
     ] {

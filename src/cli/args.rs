@@ -85,7 +85,8 @@ pub struct ServeArgs {
     clients: ClientArgs,
 
     /// Milliseconds between two looks for event stream clients that have gone; 0 turns them off.
-    #[arg(long, default_value_t = SWEEP_INTERVAL_MS, value_name = "MS")]
+    #[arg(long, default_value_t = SWEEP_INTERVAL_MS, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(0..=86_400_000))]
     sse_sweep_interval_ms: u64,
 
     /// Events that each topic remembers for event stream clients that come back, at most 1 MiB of
@@ -112,15 +113,18 @@ pub struct ServeArgs {
     sse_orphan_timeout: f64,
 
     /// Milliseconds between two pings of a worker; three unanswered ones in a row evict it.
-    #[arg(long, default_value_t = PING_INTERVAL_MS, value_name = "MS")]
+    #[arg(long, default_value_t = PING_INTERVAL_MS, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     ping_interval_ms: u64,
 
     /// Milliseconds a worker has to answer a ping.
-    #[arg(long, default_value_t = PING_TIMEOUT_MS, value_name = "MS")]
+    #[arg(long, default_value_t = PING_TIMEOUT_MS, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     ping_timeout_ms: u64,
 
     /// Milliseconds for which the routes of a worker that is gone answer 503 instead of 404.
-    #[arg(long, default_value_t = REMEMBER_MS, value_name = "MS")]
+    #[arg(long, default_value_t = REMEMBER_MS, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(0..=86_400_000))]
     remember_ms: u64,
 
     /// Opens the control paths (/internal/*) to other machines; at least 16 characters. Only from
@@ -140,8 +144,8 @@ pub struct DemoWorkerArgs {
     pub name: String,
 
     /// Serve with blocking handlers on this many threads, instead of with an event loop.
-    #[arg(long)]
-    pub threads: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
 
     /// Exit when the hub goes away, instead of waiting for it to come back.
     #[arg(long)]
@@ -233,11 +237,6 @@ impl ServeArgs {
         }
         if self.sse_queue == 0 {
             return Err(Failure::usage("--sse-queue 0: give at least 1 event"));
-        }
-        if self.ping_interval_ms == 0 || self.ping_timeout_ms == 0 {
-            return Err(Failure::usage(
-                "--ping-interval-ms and --ping-timeout-ms: give at least 1",
-            ));
         }
         let mut tcp = vec![SocketAddr::new(self.bind, self.port)];
         let mut unix = Vec::new();

@@ -16,6 +16,8 @@ pub fn is_control_path(path: &[u8]) -> bool {
 /// A page in a browser on this machine is a loopback peer too, so being one is not enough:
 ///
 /// * a request that says it comes from another origin (`Origin`, `Sec-Fetch-Site`) is refused;
+/// * without the secret, a request that says it was forwarded is refused: a proxy on this machine is a
+///   loopback peer for everybody it serves;
 /// * without the secret, a request that could be a page's must have a `Host` that names this machine
 ///   by address or as `localhost`. A page whose own name was made to resolve to 127.0.0.1 (DNS
 ///   rebinding) is of the same origin as far as its browser knows, and only that name gives it away.
@@ -54,6 +56,12 @@ pub fn check_control(
             "Set HUB_SECRET for the hub and send it in the field X-Hub-Secret.",
         ));
     }
+    if was_forwarded(raw) {
+        return Err(Problem::forbidden(
+            "without the hub's secret, a control request must not have come through a proxy",
+            "Call the hub itself, or set HUB_SECRET for it and send it in the field X-Hub-Secret. Keep /internal from what the proxy passes on.",
+        ));
+    }
     let is_read = matches!(head.method, Method::Get | Method::Head);
     if (is_read || head.origin.is_some()) && !names_this_machine(host) {
         return Err(Problem::forbidden(
@@ -62,6 +70,24 @@ pub fn check_control(
         ));
     }
     Ok(())
+}
+
+/// Whether a proxy says of itself that it has passed the request on.
+fn was_forwarded(raw: &[u8]) -> bool {
+    const SAY_SO: [&[u8]; 5] = [
+        b"forwarded",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-real-ip",
+    ];
+    let names = raw
+        .split(|byte| *byte == b'\n')
+        .skip(1)
+        .filter_map(|line| line.split(|byte| *byte == b':').next());
+    names
+        .into_iter()
+        .any(|name| SAY_SO.iter().any(|said| name.eq_ignore_ascii_case(said)))
 }
 
 /// Whether a page of this origin is the hub's own: scheme, host and port are the same.
@@ -115,6 +141,27 @@ mod tests {
         parse_head(raw.as_bytes(), &mut head).unwrap();
         let peer = (!peer.is_empty()).then(|| peer.parse().unwrap());
         check_control(&head, raw.as_bytes(), peer, Some(SECRET)).map_err(|p| p.status)
+    }
+
+    #[test]
+    fn what_came_through_a_proxy_needs_the_secret() {
+        for field in [
+            "X-Forwarded-For: 203.0.113.9",
+            "forwarded: for=203.0.113.9",
+            "Via: 1.1 proxy",
+            "X-Real-IP: 203.0.113.9",
+            "x-forwarded-host: shop.example",
+        ] {
+            for peer in ["127.0.0.1:5", ""] {
+                let fields = format!("Host: 127.0.0.1\r\n{field}\r\n");
+                assert_eq!(check(&fields, peer), Err(403), "{field}");
+                assert_eq!(check_method("POST", &fields, peer), Err(403), "{field}");
+                let with_secret = format!("{fields}X-Hub-Secret: {SECRET}\r\n");
+                assert_eq!(check(&with_secret, peer), Ok(()), "{field}");
+            }
+        }
+        let other = "Host: 127.0.0.1\r\nX-Forwarded: a\r\nVia-Appia: b\r\nNote: via: c\r\n";
+        assert_eq!(check(other, "127.0.0.1:5"), Ok(()));
     }
 
     #[test]

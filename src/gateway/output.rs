@@ -456,3 +456,15 @@ fn style(manner: Manner, date: &[u8; 29]) -> HeadStyle<'_> {
         cors,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_buffers_are_not_kept() {
+        assert!(kept(vec![1; MOST_KEPT + 1]).capacity() == 0);
+        let small = kept(vec![1; MOST_KEPT]);
+        assert!(small.is_empty() && small.capacity() >= MOST_KEPT);
+    }
+}

@@ -31,14 +31,15 @@ pub fn most_connections(
         + shards as u64 * (OF_A_SHARD + listeners_each as u64)
         + spare;
     let possible = limit.saturating_sub(others);
-    let wanted = asked.map_or(1, |asked| asked as u64);
-    if wanted > possible {
+    let asked = asked.map(|asked| asked as u64);
+    if asked.unwrap_or(1).max(1) > possible {
         return Err(StartError::Descriptors {
             limit,
             others,
-            wanted,
+            // More room for connections is of no use where there is none at all.
+            asked: asked.filter(|_| possible > 0),
         });
     }
     // Descriptors are numbered with 31 bits.
-    Ok(asked.unwrap_or(possible.min(i32::MAX as u64) as usize))
+    Ok(asked.unwrap_or(possible.min(i32::MAX as u64)) as usize)
 }

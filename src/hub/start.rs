@@ -54,8 +54,8 @@ pub enum StartError {
         limit: u64,
         /// Descriptors that are not for connections.
         others: u64,
-        /// Connections that were asked for, or that there must be at least.
-        wanted: u64,
+        /// Connections that were asked for; `None`: there is not room for one.
+        asked: Option<u64>,
     },
     /// A thread or descriptor could not be had: what for, and why.
     System(&'static str, io::Error),
@@ -74,12 +74,21 @@ impl fmt::Display for StartError {
             StartError::Descriptors {
                 limit,
                 others,
-                wanted,
+                asked: None,
+            } => write!(
+                f,
+                "the limit of {limit} open files leaves no room for connections, since the hub and its workers need {others}: raise it to {} at least (ulimit -n, or LimitNOFILE= of the service), or give fewer --shards",
+                others + 1
+            ),
+            StartError::Descriptors {
+                limit,
+                others,
+                asked: Some(wanted),
             } => write!(
                 f,
                 "{wanted} connections do not fit the limit of {limit} open files, of which the hub and its workers need {others}: raise it to {} (ulimit -n, or LimitNOFILE= of the service), or give --max-connections {} at most",
                 others.saturating_add(*wanted),
-                limit.saturating_sub(*others)
+                limit.saturating_sub(*others).max(1)
             ),
             // It names the address, and says what to do.
             StartError::Listen(error) => error.fmt(f),

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use crate::control::FieldError;
 
 /// Why [`Worker::run`](crate::worker::Worker::run) has returned without having been asked to.
-#[derive(Debug)]
 pub enum Error {
     /// The worker's name or one of its routes is wrong; found before anybody was asked.
     Registration(FieldError),
@@ -54,6 +53,13 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// As it is displayed: this is what shows when `main` returns it.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl fmt::Display for Error {

@@ -17,7 +17,7 @@ use crate::cli::demo::page::root;
 use crate::cli::serve::{announce, start};
 use crate::hub::HubConfig;
 use crate::message::Method;
-use crate::worker::{Request, Response, Worker};
+use crate::worker::{Error, Request, Response, Worker};
 
 /// What `/bytes/{n}` sends, over and over.
 static PATTERN: [u8; 64 * 1024] = {
@@ -88,17 +88,21 @@ pub fn worker(args: &DemoWorkerArgs) -> Result<(), Failure> {
     let ticks = ticks::route(worker.events());
     worker = worker.sse_route(ticks::PATH, ticks);
     if let Some(threads) = args.threads {
-        return blocking_routes(worker.threads(threads))
-            .run()
-            .map_err(Failure::failed);
+        return ended(args, blocking_routes(worker.threads(threads.into())).run());
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(Failure::failed)?;
-    runtime
-        .block_on(async_routes(worker).run_async())
-        .map_err(Failure::failed)
+    ended(args, runtime.block_on(async_routes(worker).run_async()))
+}
+
+/// That the hub is gone is no failure of a worker that was to leave with it.
+fn ended(args: &DemoWorkerArgs, result: Result<(), Error>) -> Result<(), Failure> {
+    match result {
+        Err(Error::HubGone { .. }) if args.once => Ok(()),
+        other => other.map_err(Failure::failed),
+    }
 }
 
 fn async_routes(worker: Worker) -> Worker {
