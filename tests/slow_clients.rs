@@ -15,6 +15,9 @@ use support::{Hub, HubOptions};
 /// Clients of each kind.
 const MANY: usize = 80;
 
+/// Fewer of those who read: each has its time until it is cut off.
+const READERS: usize = 32;
+
 /// One shard, so that all of them share one lane.
 fn hub() -> Hub {
     HubOptions::new().args(["--shards", "1"]).start()
@@ -107,7 +110,7 @@ fn slow_readers_leave_room_for_others() {
     let hub = hub();
     let _worker = hub.worker();
     let mut slow = Vec::new();
-    for _ in 0..MANY {
+    for _ in 0..READERS {
         let mut client = Client::with_small_window(hub.address);
         client.request("GET", "/bytes/50000000", "", b"");
         slow.push(client);
@@ -118,7 +121,7 @@ fn slow_readers_leave_room_for_others() {
     }
     check_served(&hub, "beside streams that are not read");
     // Whole answers, one behind the other on each connection.
-    for _ in 0..MANY {
+    for _ in 0..READERS {
         let mut client = Client::with_small_window(hub.address);
         let request = request_bytes("POST", "/echo", "", pattern(0, 400_000));
         // The hub stops reading when its answers are not read.
