@@ -124,6 +124,9 @@ pub const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 pub const HEAD_TIMEOUT_MS: u64 = 10_000;
 /// Time a connection may rest between requests.
 pub const IDLE_TIMEOUT_MS: u64 = 75_000;
+/// A client whose request comes within this time of its last answer is expected to go on like that, and
+/// what serving it takes is kept for it.
+pub const BRISK_MS: u64 = 1_000;
 /// Time a client that is sent something may take none of it.
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Time a client may keep a request or an answer waiting while others wait for what it holds.

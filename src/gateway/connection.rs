@@ -1,4 +1,5 @@
-//! One client connection: head after head, each answered before the next is looked at.
+//! One client connection: head after head, each answered before the next is looked at. Between requests
+//! it keeps little more than its socket.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Shard;
 use crate::gateway::watch::Entered;
 use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, Fault, HeadBounds, HeadScanner};
-use crate::limits::{LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY};
+use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY};
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request.
@@ -39,6 +40,8 @@ pub(super) struct Connection<'a, F> {
     pub(super) input: Input<'a, F>,
     pub(super) output: Output,
     pub(super) peer: Option<SocketAddr>,
+    /// Whether the client's last request came soon after an answer, as the next one then probably does.
+    brisk: bool,
 }
 
 /// How many workers a request may lose before it is answered with 503.
@@ -49,6 +52,8 @@ const MAX_TRIES: usize = 3;
 pub(super) enum Next {
     /// The next request may come.
     Stay,
+    /// The next request may come, but probably not soon.
+    Rest,
     /// It closes, once the client has had a chance to read the answer.
     Close,
     /// It closes at once.
@@ -60,6 +65,8 @@ enum Head {
     Complete(HeadBounds),
     Bad(Fault),
     TooSlow,
+    /// Nothing yet, and probably not soon.
+    Later,
     Nothing,
 }
 
@@ -105,32 +112,70 @@ pub async fn serve(
         input,
         output,
         peer,
+        brisk: false,
     };
     match refusal {
         None => connection.run().await,
-        Some(problem) => {
-            if connection.refuse(problem, TO_NO_REQUEST).await == Next::Close {
-                connection.linger().await;
-            }
-        }
+        Some(problem) => Box::pin(connection.turn_away(problem)).await,
     }
 }
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     async fn run(&mut self) {
+        self.rest().await;
+        // That it speaks at once says nothing of what comes after its first answer.
+        self.expect_soon(false);
+        // What serving a request takes is in a box of its own, to be had and given back: most
+        // connections say nothing most of the time.
+        while self.input.holds_bytes() && Box::pin(self.talk()).await == Next::Rest {
+            self.output.shrink();
+            self.rest().await;
+        }
+    }
+
+    /// Answers requests until the client is silent for a while, or its connection has ended.
+    async fn talk(&mut self) -> Next {
         loop {
             let next = match self.next_head().await {
                 Head::Complete(bounds) => self.answer(bounds).await,
                 Head::Bad(fault) => self.refuse(fault.into(), TO_NO_REQUEST).await,
                 Head::TooSlow => self.refuse(Problem::too_slow(), TO_NO_REQUEST).await,
+                Head::Later => Next::Rest,
                 Head::Nothing => Next::Drop,
             };
             match next {
                 Next::Stay => {}
-                Next::Close => return self.linger().await,
-                Next::Drop => return,
+                Next::Close => {
+                    self.linger().await;
+                    return Next::Drop;
+                }
+                Next::Rest | Next::Drop => return next,
             }
         }
+    }
+
+    async fn turn_away(&mut self, problem: Problem) {
+        if self.refuse(problem, TO_NO_REQUEST).await == Next::Close {
+            self.linger().await;
+        }
+    }
+
+    /// Waits for the first bytes of a request, or the end of the connection.
+    async fn rest(&mut self) {
+        let (watch, clock) = (&self.entered.watch, &self.shard.clock);
+        let began_ms = clock.now_ms();
+        watch.expect_read(began_ms + self.shard.config.clients.idle_timeout_ms);
+        watch.set_resting(true);
+        // An error shows as the end of the input.
+        let _ = self.input.fill().await;
+        watch.set_resting(false);
+        let rested_ms = clock.now_ms() - began_ms;
+        self.expect_soon(rested_ms < BRISK_MS);
+    }
+
+    fn expect_soon(&mut self, brisk: bool) {
+        self.brisk = brisk;
+        self.input.expect_soon(brisk);
     }
 
     /// Receives until a head is complete.
@@ -151,27 +196,27 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 let late = self.entered.watch.fired() && !resting;
                 return if late { Head::TooSlow } else { Head::Nothing };
             }
-            if resting && self.shard.is_stopping() {
-                return Head::Nothing;
+            if resting {
+                if self.shard.is_stopping() {
+                    return Head::Nothing;
+                }
+                if !self.brisk {
+                    return Head::Later;
+                }
+                self.rest().await;
+                continue;
             }
             if !began {
                 // One deadline for the whole head, from its first byte on: a client that sends a
                 // byte now and then gains nothing.
-                let clients = &self.shard.config.clients;
-                let limit = if resting {
-                    clients.idle_timeout_ms
-                } else {
-                    clients.head_timeout_ms
-                };
+                let limit = self.shard.config.clients.head_timeout_ms;
                 self.entered
                     .watch
                     .expect_read(self.shard.clock.now_ms() + limit);
-                began = !resting;
+                began = true;
             }
-            self.entered.watch.set_resting(resting);
             // An error shows as the end of the input.
             let _ = self.input.fill().await;
-            self.entered.watch.set_resting(false);
         }
     }
 

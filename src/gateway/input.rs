@@ -13,6 +13,8 @@ use monoio::net::UnixStream;
 use crate::gateway::buffers::{SlotBuffer, Tail};
 use crate::limits::MAX_HEAD;
 
+/// Room while nothing is expected soon: to notice that something comes.
+const TINY: usize = 64;
 /// Room for the requests most clients send. A buffer grows where one does not fit.
 const SMALL: usize = 1024;
 /// Largest buffer: a whole head, and room to read on.
@@ -47,6 +49,8 @@ pub struct Input<'a, F> {
     bytes: Vec<u8>,
     /// How many of the bytes are used up.
     used: usize,
+    /// Whether the next request is expected soon.
+    soon: bool,
     /// Whether the read under way has bytes before it.
     pending_holds_bytes: bool,
     ended: bool,
@@ -77,6 +81,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             reader: Some(reader),
             bytes,
             used: 0,
+            soon: false,
             pending_holds_bytes: false,
             ended: false,
             failed: false,
@@ -100,6 +105,11 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             self.bytes.clear();
             self.used = 0;
         }
+    }
+
+    /// Says whether the next request is expected soon, and so what a read for it may take.
+    pub fn expect_soon(&mut self, soon: bool) {
+        self.soon = soon;
     }
 
     /// Whether the client has stopped sending, or the socket has failed.
@@ -164,7 +174,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             self.used = 0;
         }
         self.pending_holds_bytes = !bytes.is_empty();
-        make_room(&mut bytes);
+        make_room(&mut bytes, self.soon);
         self.pending.set(Some((self.begin_read)(reader, bytes)));
     }
 
@@ -186,12 +196,17 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
 
 /// Leaves room for a read: an empty buffer is kept small, for connections spend most of their time
 /// waiting; a full one doubles.
-fn make_room(bytes: &mut Vec<u8>) {
-    if bytes.is_empty() && bytes.capacity() > 4 * SMALL {
-        *bytes = Vec::new();
-    }
-    if bytes.capacity() == 0 {
-        bytes.reserve_exact(SMALL);
+fn make_room(bytes: &mut Vec<u8>, soon: bool) {
+    if bytes.is_empty() {
+        let room = if soon { SMALL } else { TINY };
+        if bytes.capacity() > 4 * room {
+            *bytes = Vec::new();
+        }
+        if bytes.capacity() < room {
+            bytes.reserve_exact(room);
+        }
+    } else if bytes.capacity() < SMALL {
+        bytes.reserve_exact(SMALL - bytes.len());
     } else if bytes.len() == bytes.capacity() && bytes.len() < LARGE {
         bytes.reserve_exact(bytes.len());
     }

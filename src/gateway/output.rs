@@ -140,6 +140,12 @@ impl Output {
         }
     }
 
+    /// Gives up what is kept for the next answer.
+    pub fn shrink(&mut self) {
+        self.bytes = Vec::new();
+        self.head = Vec::new();
+    }
+
     /// Sends a whole answer of the hub's own. The body is left out in answer to HEAD.
     ///
     /// # Errors
