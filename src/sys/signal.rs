@@ -196,7 +196,10 @@ extern "C" fn on_signal(signal: c_int, info: *mut siginfo_t, context: *mut c_voi
             call(signal);
         }
         PASSED_ON.set(outer);
-    } else if handler == libc::SIG_DFL && !rung {
+    } else if handler == libc::SIG_DFL
+        && !rung
+        && current(signal).is_ok_and(|now| now.sa_sigaction == own_handler())
+    {
         // Nobody listens any more; a handler that stood over ours kept it from being taken away, and has
         // put it back. Without this the signal would end nothing for ever.
         // SAFETY: every bit pattern of zeros is a valid `sigaction`, and this one is the default's. Both
