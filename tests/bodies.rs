@@ -396,3 +396,43 @@ fn an_echo_answers_what_it_has_before_it_waits_for_more() {
         assert_eq!(client.chunk(), b"");
     }
 }
+
+#[test]
+fn a_request_whose_body_is_late_is_not_mixed_up_with_what_comes_meanwhile() {
+    let hub = HubOptions::new().args(["--shards", "1"]).start();
+    let _worker = hub.worker();
+    let many: String = (0..60)
+        .map(|n| format!("field-{n}: some value\r\n"))
+        .collect();
+    // What the shard parses between a head and its body: wholly, in part, and not at all.
+    for other in [
+        format!("GET /whoami HTTP/1.1\r\nHost: a\r\n{many}\r\n"),
+        format!("PUT /hello/there?a=b HTTP/1.1\r\nHost: a\r\n{many}bad name: x\r\n\r\n"),
+        format!("GET /hello HTTP/1.1\r\nHost: a\r\n{many}Host: b\r\n\r\n"),
+        format!("GET /hello HTTP/1.1\r\n{many}\r\n"),
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n".to_owned(),
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n".to_owned(),
+        "DELETE /no/such/path HTTP/1.0\r\nhost : a\r\n\r\n".to_owned(),
+        "nonsense\r\n\r\n".to_owned(),
+        "POST /internal/emit HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}".to_owned(),
+    ] {
+        for length in [1000, 100_000] {
+            let body = pattern(7, length);
+            let mut client = hub.connect();
+            let fields = "X-One: 1\r\nX-Two: 2\r\nX-Three: 3\r\n";
+            let request = request_bytes("POST", "/echo", fields, body);
+            let (first, rest) = request.split_at(request.len() - length / 2);
+            client.send(first);
+            // Its head has been planned when an answer to what was sent behind it is there.
+            for _ in 0..2 {
+                let mut between = hub.connect();
+                between.send(&other);
+                between.answer();
+            }
+            client.send(rest);
+            let answer = client.answer();
+            assert_eq!(answer.status, 200, "behind {other}: {answer:?}");
+            assert!(answer.body == body, "behind {other}: it came back changed");
+        }
+    }
+}

@@ -28,6 +28,15 @@ pub struct Scratch {
     holds: u64,
 }
 
+impl Scratch {
+    /// Parses a head into the scratch. Whatever comes of it, the scratch holds no other request's head any
+    /// more, and says so before a byte of it changes: a head that is half parsed is nobody's.
+    fn parse(&mut self, raw: &[u8]) -> Result<(), Fault> {
+        self.holds += 1;
+        parse_head(raw, &mut self.head)
+    }
+}
+
 /// What is to be done with a request.
 pub struct Plan {
     /// How the answer is to be made.
@@ -81,13 +90,12 @@ impl Shard {
     /// The head is no head; the connection must be closed after the answer.
     pub fn plan(&self, raw: &[u8], peer: Option<SocketAddr>) -> Result<Plan, Fault> {
         let mut scratch = self.scratch.borrow_mut();
+        scratch.parse(raw)?;
         let Scratch {
             head,
             params,
             holds,
         } = &mut *scratch;
-        parse_head(raw, head)?;
-        *holds += 1;
         let path = head.path.of(raw).unwrap_or_default();
         let mut manner = Manner {
             method: head.method,
@@ -200,14 +208,12 @@ impl Shard {
         out: &mut [u8],
     ) -> Option<usize> {
         let mut scratch = self.scratch.borrow_mut();
-        let Scratch {
-            head,
-            params,
-            holds,
-        } = &mut *scratch;
-        if *holds != dispatch.holds {
-            *holds += 1;
-            parse_head(raw, head).ok()?;
+        let is_held = scratch.holds == dispatch.holds;
+        if !is_held {
+            scratch.parse(raw).ok()?;
+        }
+        let Scratch { head, params, .. } = &mut *scratch;
+        if !is_held {
             // The routes may have changed while the request waited: it keeps the route it was
             // given, and the parameters are found by matching that route's own place again.
             let path = head.path.of(raw)?;
@@ -226,7 +232,8 @@ impl Shard {
             peer,
             lifecycle: LifecycleFlags::None,
         };
-        encode_request(out, &parts)
+        // The body's place depends on it. Another length is another route with the same number.
+        encode_request(out, &parts).filter(|len| *len == dispatch.head_len)
     }
 }
 
