@@ -215,7 +215,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     });
     let descriptors = |e| StartError::System("file descriptors", e);
     let (report, reports) = mailbox().map_err(descriptors)?;
-    let (change, changed) = mailbox().map_err(descriptors)?;
+    let (register, registrations) = mailbox().map_err(descriptors)?;
     let mut senders = Vec::new();
     let mut mailboxes = Vec::new();
     for _ in 0..config.shards {
@@ -244,7 +244,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     let state = HubState::new(
         registry,
         senders,
-        change,
+        register,
         streams.clone(),
         connections.clone(),
         socket.clone(),
@@ -278,7 +278,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         state: state.clone(),
         listener: attach,
         reports,
-        changed,
+        registrations,
         stop: stopped.into(),
         geometry: config.geometry,
         liveness,
