@@ -14,6 +14,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use simd_json::{ErrorType, ValueType};
 
 use crate::limits::{MAX_NAME, MAX_ROUTES};
 use crate::message::Method;
@@ -100,6 +101,57 @@ impl fmt::Display for FieldError {
 }
 
 impl std::error::Error for FieldError {}
+
+/// What is wrong with JSON that is not what was expected, in plain words. `whole` names it where no
+/// member of it can be named.
+pub fn bad_json(whole: &str, error: &simd_json::Error) -> FieldError {
+    let missing = |text: &str| {
+        Some(
+            text.strip_prefix("missing field `")?
+                .strip_suffix('`')?
+                .to_owned(),
+        )
+    };
+    let at = |detail: &str| match error.index() {
+        0 => detail.to_owned(),
+        index => format!("{detail}, at byte {index}"),
+    };
+    let detail = match error.error() {
+        ErrorType::Serde(text) => {
+            if let Some(field) = missing(text) {
+                let detail = format!("'{field}' is missing: add it");
+                return FieldError { field, detail };
+            }
+            // Made by serde for people: which value was met, and which are possible.
+            text.replace('`', "'")
+        }
+        ErrorType::Eof => "it is empty, or ends before its JSON does".into(),
+        ErrorType::InvalidUtf8 => at("it is not UTF-8"),
+        ErrorType::DepthLimitExceeded => at("it is nested too deep"),
+        ErrorType::ExpectedString => at("something stands where a string is expected"),
+        ErrorType::ExpectedArray => at("something stands where an array is expected"),
+        ErrorType::ExpectedMap => at("something stands where an object is expected"),
+        ErrorType::ExpectedBoolean => at("something stands where true or false is expected"),
+        ErrorType::ExpectedUnsigned | ErrorType::ExpectedInteger | ErrorType::ExpectedNumber => {
+            at("something stands where a number that is not negative is expected")
+        }
+        ErrorType::Unexpected(wanted, found) => {
+            let name = |kind: &Option<ValueType>| {
+                kind.map_or("something".into(), |k| format!("{k:?}").to_lowercase())
+            };
+            at(&format!(
+                "{} stands where {} is expected",
+                name(found),
+                name(wanted)
+            ))
+        }
+        _ => at("it is not valid JSON"),
+    };
+    FieldError {
+        field: whole.into(),
+        detail,
+    }
+}
 
 impl Registration {
     /// Checks every member.
@@ -269,6 +321,10 @@ pub enum ToWorker {
         /// What is wrong.
         #[serde(flatten)]
         error: FieldError,
+        /// Whether the same may be accepted later, since the hub has no room now. Hubs that do not
+        /// know of it leave it out.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        temporary: bool,
     },
     /// No further request comes: the worker asked for it, or another has taken its name. When the
     /// last answer is out the hub closes the socket.
@@ -337,6 +393,9 @@ pub const DEFAULT_PORT: u16 = 3200;
 /// Longest message on the attach socket, in bytes of JSON.
 pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 
+/// Longest message of a worker that has attached.
+pub const MAX_LATER_MESSAGE: usize = 4 * 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,6 +461,7 @@ mod tests {
                 field: "name".into(),
                 detail: "taken".into(),
             },
+            temporary: true,
         };
         let mut json = simd_json::to_vec(&refused).unwrap();
         assert_eq!(

@@ -18,10 +18,14 @@ pub const MAX_PATTERN: usize = 1024;
 pub const MAX_ROUTE_TRAILS: usize = 256;
 /// Most routes one worker may register.
 pub const MAX_ROUTES: usize = 16 * 1024;
+/// Most routes of all workers together, so that the table that is built at every change stays small.
+pub const MAX_ROUTES_IN_ALL: usize = 64 * 1024;
 /// Longest worker name, in bytes of UTF-8.
 pub const MAX_NAME: usize = 128;
 /// Most workers attached or remembered at one time.
 pub const MAX_WORKERS: usize = 1024;
+/// Most registrations over HTTP that nobody has attached to.
+pub const MAX_AWAITED: usize = MAX_WORKERS / 2;
 
 /// Longest line that opens a chunk: its size, extensions and CRLF.
 pub const MAX_CHUNK_LINE: usize = 256;
@@ -163,8 +167,14 @@ pub const RING_ENTRIES: u32 = 4096;
 pub const RING_MEMORY: u64 = RING_ENTRIES as u64 * 100 + 2 * PAGE as u64;
 /// Time a process on the attach socket has to say what it wants.
 pub const GREETING_MS: u64 = 5_000;
+/// Processes on the attach socket that have yet to say what they want; the next ones wait outside.
+pub const MAX_GREETINGS: usize = 64;
+/// Most bytes of what those have said so far, all together. Beyond, the longest is refused.
+pub const MAX_GREETING_BYTES: usize = 16 * 1024 * 1024;
 /// Time before the attach socket is accepted from again where no descriptor was free.
 pub const ACCEPT_PAUSE_MS: u64 = 250;
+/// Time between two looks whether a route table that was replaced is still in use.
+pub const RETIRED_MS: u64 = 100;
 /// How long the routes of a worker that is gone, or never came, answer 503 before they are forgotten.
 pub const REMEMBER_MS: u64 = 60_000;
 /// Time between two pings of one worker.
@@ -182,6 +192,7 @@ const _: () = assert!(
     "head ranges are 16 bits wide"
 );
 const _: () = assert!(MAX_TARGET < MAX_HEAD);
+const _: () = assert!(MAX_ROUTES < MAX_ROUTES_IN_ALL);
 const _: () = assert!(
     SMALL_BODY <= MAX_HEAD,
     "a buffer holds a head and a small body"

@@ -308,8 +308,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             false => BodyLength::None,
         };
         manner.keep_alive &= taken == body;
+        // Who has announced too much is told so, and not to go on.
+        let too_long =
+            matches!(taken, BodyLength::Known(length) if length > MAX_CONTROL_BODY as u64);
         if expects_continue
             && taken != BodyLength::None
+            && !too_long
             && self.input.buffered().is_empty()
             && self.output.send_raw(CONTINUE).await.is_err()
         {
@@ -328,6 +332,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 let published = self.shard.publish(publication.clone()).await;
                 self.shard.control.published(&publication, &published)
             }
+            Control::Later => self.shard.control_later(path, bytes).await,
         };
         let mut fields = vec![
             ("content-type", answer.content_type),

@@ -29,7 +29,7 @@ mod watch;
 use std::sync::Arc;
 
 use crate::control::StreamOptions;
-use crate::gateway::stream::{Publication, Published};
+use crate::gateway::stream::{Publication, Published, ReplyTo};
 use crate::limits::{
     BODY_GRACE_MS, BODY_RATE, DEFAULT_MAX_BODY, HEAD_TIMEOUT_MS, IDLE_TIMEOUT_MS, WRITE_TIMEOUT_MS,
 };
@@ -129,12 +129,18 @@ pub enum Control {
     Answer(ControlAnswer),
     /// The answer depends on what becomes of an event.
     Publish(Publication),
+    /// The answer takes a while: [`ControlPlane::control_later`] brings it.
+    Later,
 }
 
 /// What answers the paths that belong to the hub (`/health`, `/internal/*`).
 pub trait ControlPlane: Send + Sync + 'static {
     /// Looks at one request. Called on a shard's thread, so it must not wait for anything.
     fn control(&self, method: Method, path: &str, body: &mut [u8]) -> Control;
+
+    /// Begins with a request for which [`ControlPlane::control`] has said so. The answer comes with
+    /// [`Command::Answered`](shard::Command::Answered), always.
+    fn control_later(&self, path: &str, body: Vec<u8>, reply_to: ReplyTo);
 
     /// The answer to a request that has published an event.
     fn published(&self, publication: &Publication, published: &Published) -> ControlAnswer;

@@ -195,6 +195,11 @@ impl Shard {
         if let Some(rest) = path.strip_prefix(b"/events") {
             return Ok(plan_events(head, raw, rest));
         }
+        if head.method == Method::Options
+            && let Some((_, allow)) = CONTROL_METHODS.iter().find(|(known, _)| *known == path)
+        {
+            return Ok(Action::Options((*allow).into()));
+        }
         Ok(Action::Control(String::from_utf8_lossy(path).into_owned()))
     }
 
@@ -281,6 +286,15 @@ fn plan_events(head: &RequestHead, raw: &[u8], rest: &[u8]) -> Action {
         )),
     }
 }
+
+/// The control plane's paths, and what OPTIONS says of them.
+const CONTROL_METHODS: [(&[u8], &str); 5] = [
+    (b"/health", "GET, HEAD, OPTIONS"),
+    (b"/internal/slots", "GET, HEAD, OPTIONS"),
+    (b"/internal/register", "POST, OPTIONS"),
+    (b"/internal/emit", "POST, OPTIONS"),
+    (b"/internal/sse-push", "POST, OPTIONS"),
+];
 
 /// Whether a body is known to be longer than `limit`.
 fn exceeds(body: BodyLength, limit: u64) -> bool {

@@ -27,7 +27,7 @@ use crate::gateway::stream::{
 use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
-use crate::gateway::{ControlPlane, GatewayConfig, Routes};
+use crate::gateway::{ControlAnswer, ControlPlane, GatewayConfig, Routes};
 use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
 use crate::shm::descriptor::Run;
 use crate::sys::listen::shutdown_both;
@@ -52,6 +52,8 @@ pub enum Command {
     Notify(Box<Notice>),
     /// Answer the control request with this ticket: this has become of its event.
     Published(usize, Published),
+    /// Answer the control request with this ticket so.
+    Answered(usize, ControlAnswer),
     /// Return a frame of events to the worker with this index, of this attach.
     EventsTaken(usize, u64, Run, EventOutcome),
     /// The worker with this index, of this attach, has sent events that are none.
@@ -107,7 +109,7 @@ pub struct Shard {
     pub(super) streams: Streams,
     pub(super) holds: Holds,
     pub(super) acceptor: Acceptor,
-    /// Control requests that wait to hear what has become of their event.
+    /// Control requests that wait to hear from another thread.
     replies: RefCell<Slab<Reply>>,
     index: usize,
     reports: Sender<Report>,
@@ -120,10 +122,11 @@ pub struct Shard {
     main: RefCell<Option<Waker>>,
 }
 
-/// Where a control request waits to hear what has become of its event.
+/// Where a control request waits to hear what has become of its event, or what the answer is.
 #[derive(Debug, Default)]
 struct Reply {
     published: Option<Published>,
+    answer: Option<ControlAnswer>,
     waker: Option<Waker>,
 }
 
@@ -268,6 +271,12 @@ impl Shard {
                     reply.waker.iter().for_each(Waker::wake_by_ref);
                 }
             }
+            Command::Answered(ticket, answer) => {
+                if let Some(reply) = self.replies.borrow_mut().get_mut(ticket) {
+                    reply.answer = Some(answer);
+                    reply.waker.iter().for_each(Waker::wake_by_ref);
+                }
+            }
             Command::EventsTaken(worker, attach, run, outcome) => {
                 self.with_attach(worker, attach, |lane| lane.return_event(run, outcome));
             }
@@ -323,26 +332,42 @@ impl Shard {
         if self.stopping.get() {
             return Published::closing();
         }
-        let ticket = self.replies.borrow_mut().insert(Reply::default());
-        let reply_to = ReplyTo {
-            shard: self.index,
-            ticket,
-        };
+        let reply_to = self.ticket();
         self.streams
             .send(ToStreams::Publish(Box::new(publication), reply_to));
-        let published = poll_fn(|cx| {
+        self.reply(reply_to, |reply| reply.published.take()).await
+    }
+
+    /// Leaves a control request to the control plane's own thread, and waits for the answer.
+    pub(super) async fn control_later(&self, path: &str, body: Vec<u8>) -> ControlAnswer {
+        let reply_to = self.ticket();
+        self.control.control_later(path, body, reply_to);
+        self.reply(reply_to, |reply| reply.answer.take()).await
+    }
+
+    fn ticket(&self) -> ReplyTo {
+        let ticket = self.replies.borrow_mut().insert(Reply::default());
+        ReplyTo {
+            shard: self.index,
+            ticket,
+        }
+    }
+
+    async fn reply<T>(&self, to: ReplyTo, take: impl Fn(&mut Reply) -> Option<T>) -> T {
+        let taken = poll_fn(|cx| {
             let mut replies = self.replies.borrow_mut();
-            match replies[ticket].published.take() {
-                Some(published) => Poll::Ready(published),
+            let reply = &mut replies[to.ticket];
+            match take(reply) {
+                Some(taken) => Poll::Ready(taken),
                 None => {
-                    replies[ticket].waker = Some(cx.waker().clone());
+                    reply.waker = Some(cx.waker().clone());
                     Poll::Pending
                 }
             }
         })
         .await;
-        self.replies.borrow_mut().remove(ticket);
-        published
+        self.replies.borrow_mut().remove(to.ticket);
+        taken
     }
 
     /// Its index.

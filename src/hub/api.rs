@@ -4,15 +4,15 @@ use serde::Serialize;
 
 use crate::control::{
     FieldError, Health, Registered, Registration, SlotReport, SlotState, SlotsReport, Traffic,
-    WorkerHealth, WorkerSlots, WorkerState,
+    WorkerHealth, WorkerSlots, WorkerState, bad_json,
 };
 use crate::gateway::problem::Problem;
-use crate::gateway::stream::{Publication, Published};
+use crate::gateway::stream::{Publication, Published, ReplyTo};
 use crate::gateway::{Control, ControlAnswer, ControlPlane};
 use crate::http::problem::PROBLEM_TYPE;
 use crate::hub::events::{self, parse_emit, parse_push};
-use crate::hub::registry::Record;
-use crate::hub::state::HubState;
+use crate::hub::registry::{Record, Refusal, Registry};
+use crate::hub::state::{HubState, RegisterRequest};
 use crate::message::Method;
 use crate::shm::layout::ABI_VERSION;
 use crate::sys::clock::monotonic_ms;
@@ -22,12 +22,17 @@ impl ControlPlane for HubState {
         let publication = match (path, method) {
             ("/internal/emit", Method::Post) => parse_emit(body),
             ("/internal/sse-push", Method::Post) => parse_push(body),
-            _ => return Control::Answer(self.answer(method, path, body)),
+            ("/internal/register", Method::Post) => return Control::Later,
+            _ => return Control::Answer(self.answer(method, path)),
         };
         match publication {
             Ok(publication) => Control::Publish(publication),
             Err(error) => Control::Answer(bad_field(error)),
         }
+    }
+
+    fn control_later(&self, _: &str, body: Vec<u8>, reply_to: ReplyTo) {
+        self.leave_registration(body, reply_to);
     }
 
     fn published(&self, publication: &Publication, published: &Published) -> ControlAnswer {
@@ -36,15 +41,14 @@ impl ControlPlane for HubState {
 }
 
 impl HubState {
-    fn answer(&self, method: Method, path: &str, body: &mut [u8]) -> ControlAnswer {
+    fn answer(&self, method: Method, path: &str) -> ControlAnswer {
         let read = matches!(method, Method::Get | Method::Head);
         match (path, method) {
             ("/health", _) if read => json(200, &self.health()),
             ("/internal/slots", _) if read => json(200, &self.slots()),
-            ("/internal/register", Method::Post) => self.register(body),
-            ("/health" | "/internal/slots", _) => not_allowed("GET, HEAD"),
+            ("/health" | "/internal/slots", _) => not_allowed("GET, HEAD, OPTIONS"),
             ("/internal/register" | "/internal/emit" | "/internal/sse-push", _) => {
-                not_allowed("POST")
+                not_allowed("POST, OPTIONS")
             }
             _ => problem(Problem::new(
                 404,
@@ -55,15 +59,12 @@ impl HubState {
     }
 
     fn health(&self) -> Health {
-        let (workers, evictions) = self.read(|registry| {
-            let workers = registry.iter().map(|(_, r)| describe(r)).collect();
-            (workers, registry.evictions())
-        });
+        let registry = self.read(Registry::clone);
         Health {
             ok: true,
             version: env!("CARGO_PKG_VERSION").into(),
-            workers,
-            evictions,
+            workers: registry.iter().map(|(_, r)| describe(r)).collect(),
+            evictions: registry.evictions(),
             streams: self.streams.stats.health(),
             connections: self.connections.health(),
         }
@@ -83,18 +84,19 @@ impl HubState {
         SlotsReport { workers }
     }
 
-    fn register(&self, body: &mut [u8]) -> ControlAnswer {
+    /// Sees to a registration over HTTP. It may take a while, and is for the supervisor's thread.
+    pub fn register(&self, (mut body, reply_to): RegisterRequest) {
+        let answer = self.registered(&mut body);
+        self.answer_later(reply_to, answer);
+    }
+
+    fn registered(&self, body: &mut [u8]) -> ControlAnswer {
         let registration: Registration = match simd_json::from_slice(body) {
             Ok(registration) => registration,
-            Err(error) => {
-                return bad_field(FieldError {
-                    field: "body".into(),
-                    detail: format!("it is not the JSON of a registration: {error}"),
-                });
-            }
+            Err(error) => return bad_field(bad_json("body", &error)),
         };
-        let registered = registration
-            .validate()
+        let valid = registration.validate().map_err(Refusal::Wrong);
+        let registered = valid
             .and_then(|valid| self.change(|registry, _| registry.register(valid, monotonic_ms())));
         match registered {
             Ok(worker_id) => {
@@ -113,7 +115,12 @@ impl HubState {
                     },
                 )
             }
-            Err(error) => bad_field(error),
+            Err(Refusal::Wrong(error)) => bad_field(error),
+            Err(Refusal::Full(error)) => problem(Problem::new(
+                503,
+                error.detail,
+                "Nothing was changed. Send the registration again when there is room.",
+            )),
         }
     }
 }

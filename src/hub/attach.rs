@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, recv};
 
-use crate::control::{MAX_MESSAGE, ToHub, ToWorker};
+use crate::control::{FieldError, MAX_LATER_MESSAGE, MAX_MESSAGE, ToHub, ToWorker, bad_json};
+use crate::hub::peers::not_understood;
 use crate::sys::fd_pass::send_with_fds;
 use crate::sys::process::{effective_uid, peer_credentials, peer_pidfd};
 
@@ -20,6 +21,8 @@ pub struct Peer {
     /// The process.
     pub pid: u32,
     received: Vec<u8>,
+    /// Longest message that is taken.
+    longest: usize,
 }
 
 /// What a look at the socket brought.
@@ -29,7 +32,9 @@ pub enum Received {
     Message(ToHub),
     /// Nothing more for now.
     Nothing,
-    /// The peer has closed, or has sent what is no message; why.
+    /// The peer has sent what is no message; what is wrong.
+    Nonsense(FieldError),
+    /// The peer has closed; why.
     Closed(String),
 }
 
@@ -55,7 +60,19 @@ impl Peer {
             pidfd,
             pid: credentials.pid,
             received: Vec::new(),
+            longest: MAX_MESSAGE,
         })
+    }
+
+    /// It has attached: what it may still say is short.
+    pub fn expect_little(&mut self) {
+        self.longest = MAX_LATER_MESSAGE;
+        self.received.shrink_to_fit();
+    }
+
+    /// Bytes of a message that is not complete.
+    pub fn held(&self) -> usize {
+        self.received.len()
     }
 
     /// Sends a message, with descriptors beside it.
@@ -75,7 +92,7 @@ impl Peer {
             match self.take_message() {
                 Ok(Some(message)) => return Received::Message(message),
                 Ok(None) => {}
-                Err(why) => return Received::Closed(why),
+                Err(error) => return Received::Nonsense(error),
             }
             let mut chunk = [0u8; 16 * 1024];
             match recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
@@ -90,24 +107,23 @@ impl Peer {
         }
     }
 
-    fn take_message(&mut self) -> Result<Option<ToHub>, String> {
+    fn take_message(&mut self) -> Result<Option<ToHub>, FieldError> {
         let Some(prefix) = self.received.first_chunk::<4>() else {
             return Ok(None);
         };
         let len = u32::from_le_bytes(*prefix) as usize;
-        if len > MAX_MESSAGE {
-            return Err(format!(
-                "it announced a message of {len} bytes; at most {MAX_MESSAGE} are taken"
-            ));
+        if len > self.longest {
+            return Err(not_understood(format!(
+                "a message of {len} bytes was announced; at most {} are taken",
+                self.longest
+            )));
         }
         if self.received.len() < 4 + len {
             return Ok(None);
         }
         let mut json: Vec<u8> = self.received.drain(..4 + len).skip(4).collect();
         let message = simd_json::from_slice(&mut json);
-        message
-            .map(Some)
-            .map_err(|e| format!("it sent a message that is not understood: {e}"))
+        message.map(Some).map_err(|e| bad_json("message", &e))
     }
 }
 

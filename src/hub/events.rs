@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use simd_json::OwnedValue;
 use simd_json::prelude::ValueAsScalar;
 
-use crate::control::FieldError;
+use crate::control::{FieldError, bad_json};
 use crate::gateway::ControlAnswer;
 use crate::gateway::problem::Problem;
 use crate::gateway::stream::{Publication, Published, Target};
@@ -71,7 +71,13 @@ pub fn parse_push(body: &mut [u8]) -> Result<Publication, FieldError> {
     let push: Push = parse(body)?;
     let target = match (push.connection_id, push.path, push.pattern) {
         (Some(id), None, None) => Target::Connection(id),
-        (None, Some(path), None) => Target::Path(path),
+        (None, Some(path), None) if path.starts_with('/') => Target::Path(path),
+        (None, Some(_), None) => {
+            return Err(wrong(
+                "path",
+                "a path starts with a slash: give it as clients ask for it, without the query",
+            ));
+        }
         (None, None, Some(pattern)) => Target::Path(fill(&pattern, push.params)?),
         (None, None, None) => {
             return Err(wrong(
@@ -128,11 +134,18 @@ pub fn answer(publication: &Publication, published: &Published) -> ControlAnswer
         Published {
             no_connection: true,
             ..
-        } => problem(Problem::new(
-            404,
-            "there is no such connection",
-            "Check the path or connection_id; the worker's disconnect handler tells when one ends.",
-        )),
+        } => match &publication.target {
+            Target::Path(path) => problem(Problem::new(
+                404,
+                format!("nobody is connected to the path {path}"),
+                "Check the path, or wait for a client; the worker's connect handler tells when one comes.",
+            )),
+            _ => problem(Problem::new(
+                404,
+                "there is no such connection",
+                "Check connection_id; the worker's disconnect handler tells when one ends.",
+            )),
+        },
         Published {
             reached: 0,
             dropped: 1..,
@@ -155,12 +168,7 @@ pub fn answer(publication: &Publication, published: &Published) -> ControlAnswer
 }
 
 fn parse<'a, T: Deserialize<'a>>(body: &'a mut [u8]) -> Result<T, FieldError> {
-    simd_json::from_slice(body).map_err(|error| {
-        wrong(
-            "body",
-            &format!("it is not the JSON that is expected: {error}"),
-        )
-    })
+    simd_json::from_slice(body).map_err(|error| bad_json("body", &error))
 }
 
 fn wrong(field: &str, detail: &str) -> FieldError {

@@ -3,10 +3,12 @@
 
 mod api;
 mod attach;
+mod brake;
 mod descriptors;
 mod events;
 mod lanes;
 mod liveness;
+mod peers;
 mod readiness;
 mod registry;
 mod start;

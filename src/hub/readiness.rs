@@ -12,8 +12,8 @@ pub struct Sources<'a> {
     pub stop: Option<BorrowedFd<'a>>,
     /// Readable when a shard or the streams thread has reported something.
     pub reports: BorrowedFd<'a>,
-    /// Readable when the registry has changed.
-    pub changed: BorrowedFd<'a>,
+    /// Readable when there are registrations over HTTP.
+    pub registrations: BorrowedFd<'a>,
     /// Readable when a worker wants to attach.
     pub listener: Option<BorrowedFd<'a>>,
 }
@@ -24,8 +24,8 @@ pub struct Ready {
     pub stop: bool,
     /// There are reports.
     pub reports: bool,
-    /// The registry has changed.
-    pub changed: bool,
+    /// There are registrations over HTTP.
+    pub registrations: bool,
     /// A worker wants to attach.
     pub listener: bool,
     /// These workers have said something, or have ended.
@@ -55,7 +55,7 @@ impl Sources<'_> {
         let mut fds = vec![
             watch(self.stop.unwrap_or(self.reports), self.stop.is_some()),
             watch(self.reports, true),
-            watch(self.changed, true),
+            watch(self.registrations, true),
             watch(
                 self.listener.unwrap_or(self.reports),
                 self.listener.is_some(),
@@ -80,7 +80,7 @@ impl Sources<'_> {
         Ok(Ready {
             stop: self.stop.is_some() && up(0),
             reports: up(1),
-            changed: up(2),
+            registrations: up(2),
             listener: self.listener.is_some() && up(3),
             peers: ready.map(|(_, key)| *key).collect(),
         })

@@ -9,21 +9,36 @@ use crate::control::{FieldError, RouteSpec, ValidRegistration, WorkerState};
 use crate::gateway::stats::LaneStats;
 use crate::gateway::stream::Incarnation;
 use crate::gateway::{Routes, StreamRoute, Target};
-use crate::limits::MAX_WORKERS;
+use crate::limits::{MAX_AWAITED, MAX_ROUTES_IN_ALL, MAX_WORKERS};
 use crate::route::{InsertError, RouteTableBuilder};
 
 /// Stands in a [`Target`] for a worker without a lane.
 const NO_LANE: usize = usize::MAX;
 
+/// Why a registration is not taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// As it is it never will be: what is wrong with it.
+    Wrong(FieldError),
+    /// Not now: what there is no room for. The same may be taken later.
+    Full(FieldError),
+}
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Refusal {
+        Refusal::Wrong(error)
+    }
+}
+
 /// One worker, from its registration until it is forgotten.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// Its name.
     pub name: Arc<str>,
     /// Its identity.
     pub id: String,
-    /// What it registered.
-    pub registration: ValidRegistration,
+    /// What it registered; shared, for a copy of the registry is made at each change.
+    pub registration: Arc<ValidRegistration>,
     /// Where it is in its life.
     pub state: WorkerState,
     /// Its process.
@@ -40,14 +55,18 @@ pub struct Record {
     expires_ms: u64,
     /// Shards that still have a lane to it.
     lanes_open: usize,
+    /// Another has attached under its name: it has no routes any more, and does not count.
+    superseded: bool,
 }
 
-/// Every worker the hub knows.
-#[derive(Debug)]
+/// Every worker the hub knows. A copy is cheap: what is large in it is shared.
+#[derive(Clone, Debug)]
 pub struct Registry {
     /// A worker keeps its index, which names its lanes in the shards, until it is forgotten.
     records: Vec<Option<Record>>,
     next_order: u64,
+    /// Counts the changes after which the route table is another.
+    edition: u64,
     remember_ms: u64,
     evictions: u64,
 }
@@ -78,6 +97,7 @@ impl Registry {
         Registry {
             records: Vec::new(),
             next_order: 0,
+            edition: 0,
             remember_ms,
             evictions: 0,
         }
@@ -86,70 +106,100 @@ impl Registry {
     /// A registration over HTTP. A worker of the same name goes on until the newcomer attaches.
     ///
     /// # Errors
-    /// The registration cannot be added to the route table, or there are too many workers.
-    pub fn register(
-        &mut self,
-        valid: ValidRegistration,
-        now_ms: u64,
-    ) -> Result<String, FieldError> {
+    /// There are too many workers, registrations that nobody has attached to, or routes.
+    pub fn register(&mut self, valid: ValidRegistration, now_ms: u64) -> Result<String, Refusal> {
         let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
+        let gone = self.find(&valid.name, |state| state == WorkerState::Gone);
+        self.check_routes(&valid, |r| {
+            matches!(r.state, WorkerState::Registered | WorkerState::Gone)
+        })?;
+        let awaited = |r: &&Record| r.state == WorkerState::Registered;
+        if waiting.is_none() && self.iter().filter(|(_, r)| awaited(r)).count() >= MAX_AWAITED {
+            return Err(full(format!(
+                "{MAX_AWAITED} registrations wait for their workers already: let the workers attach, or wait until the oldest registration expires"
+            )));
+        }
+        let place = waiting.or(gone.filter(|at| self.is_idle(*at)));
+        let place = match place {
+            Some(place) => place,
+            None if self.counted(&valid.name) >= MAX_WORKERS => return Err(full(too_many())),
+            None => self.free_place()?,
+        };
         let expires_ms = now_ms + self.remember_ms;
-        let index = self.add(valid, WorkerState::Registered, expires_ms, waiting)?;
         // A remembered namesake has come back, in name at least.
-        let name = self.name_of(index);
-        if let Some(gone) = self.find(&name, |state| state == WorkerState::Gone) {
+        if let Some(gone) = gone.filter(|at| *at != place) {
             self.forget(gone);
         }
-        Ok(self.records[index]
-            .as_ref()
-            .map(|r| r.id.clone())
-            .unwrap_or_default())
+        let record = self.add(valid, WorkerState::Registered, expires_ms, place);
+        Ok(record.id.clone())
     }
 
-    /// A worker attaches: `id` is the identity it was given over HTTP, if any.
+    /// A worker attaches: `id` is the identity it was given over HTTP, if any. Where all places are
+    /// taken it gets that of the oldest registration that nobody has attached to, or of the worker
+    /// that has been gone for longest.
     ///
     /// # Errors
-    /// The registration cannot be added to the route table, the identity is unknown, or there are
-    /// too many workers.
+    /// The identity is unknown, or there are too many workers that are attached, or too many routes.
     pub fn attach(
         &mut self,
         valid: ValidRegistration,
         id: Option<&str>,
         process: Process,
         lanes: Vec<Arc<LaneStats>>,
-    ) -> Result<Attached, FieldError> {
+    ) -> Result<Attached, Refusal> {
+        self.check_attach(&valid, id)?;
         let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
-        let known = waiting
-            .and_then(|at| self.records[at].as_ref())
-            .map(|r| r.id.clone());
-        if let Some(id) = id
-            && known.as_deref() != Some(id)
-        {
-            let detail = "this identity was never given out, or has expired: register again, or attach without it";
-            return Err(FieldError {
-                field: "worker_id".into(),
-                detail: detail.into(),
-            });
-        }
         let replaced = self.find(&valid.name, |state| state == WorkerState::Attached);
         let gone = self.find(&valid.name, |state| state == WorkerState::Gone);
-        let index = self.add(valid, WorkerState::Attached, u64::MAX, waiting)?;
-        if let Some(old) = gone {
-            self.forget(old);
+        let place = waiting.or(gone.filter(|at| self.is_idle(*at)));
+        let place = match place {
+            Some(place) => place,
+            None if self.counted(&valid.name) < MAX_WORKERS => self.free_place()?,
+            None => self.least_missed().ok_or_else(|| full(too_many()))?,
+        };
+        if let Some(gone) = gone.filter(|at| *at != place) {
+            self.forget(gone);
         }
         if let Some(old) = replaced {
             self.set_state(old, WorkerState::Draining, u64::MAX);
         }
-        let record = self.records[index].as_mut().expect("just added");
+        let name = valid.name.clone();
+        for (index, record) in self.records.iter_mut().enumerate() {
+            if let Some(record) = record.as_mut().filter(|r| *r.name == *name) {
+                record.superseded = index != place;
+            }
+        }
+        let record = self.add(valid, WorkerState::Attached, u64::MAX, place);
         record.lanes_open = lanes.len();
         record.stats = lanes;
         record.pid = Some(process.pid);
         record.attach = process.attach;
         Ok(Attached {
-            index,
+            index: place,
             id: record.id.clone(),
             replaced,
         })
+    }
+
+    /// Whether a worker may attach.
+    ///
+    /// # Errors
+    /// Those of [`Registry::attach`].
+    pub fn check_attach(&self, valid: &ValidRegistration, id: Option<&str>) -> Result<(), Refusal> {
+        let waiting = self.find(&valid.name, |state| state == WorkerState::Registered);
+        let known = waiting.and_then(|at| self.get(at)).map(|r| &*r.id);
+        if id.is_some() && known != id {
+            let detail = "this identity was never given out, or has expired: register again, or attach without it";
+            return Err(Refusal::Wrong(FieldError {
+                field: "worker_id".into(),
+                detail: detail.into(),
+            }));
+        }
+        self.check_routes(valid, |_| true)?;
+        if self.counted(&valid.name) >= MAX_WORKERS && self.least_missed().is_none() {
+            return Err(full(too_many()));
+        }
+        Ok(())
     }
 
     /// The worker gets nothing new.
@@ -165,15 +215,17 @@ impl Registry {
             return None;
         }
         let name = record.name.clone();
-        record.state = WorkerState::Gone;
         record.pid = None;
-        let successor = self.find(&name, |state| {
-            matches!(state, WorkerState::Attached | WorkerState::Registered)
+        let successor = self.iter().find(|(at, r)| {
+            *at != index
+                && r.name == name
+                && matches!(r.state, WorkerState::Attached | WorkerState::Registered)
         });
+        let successor = successor.is_some();
         self.set_state(
             index,
             WorkerState::Gone,
-            if successor.is_some() {
+            if successor {
                 now_ms
             } else {
                 now_ms + self.remember_ms
@@ -216,6 +268,7 @@ impl Registry {
             });
             if due {
                 self.records[index] = None;
+                self.edition += 1;
                 changed = true;
             }
         }
@@ -229,6 +282,12 @@ impl Registry {
             .filter(|(_, r)| r.lanes_open == 0)
             .map(|(_, r)| r.expires_ms);
         dates.min().filter(|ms| *ms != u64::MAX)
+    }
+
+    /// Which edition of the route table follows from the workers as they are: as long as the number is
+    /// the same, the table is.
+    pub fn edition(&self) -> u64 {
+        self.edition
     }
 
     /// One worker.
@@ -263,7 +322,7 @@ impl Registry {
     /// # Errors
     /// A route that cannot be added, as a path into its own worker's registration.
     pub fn routes(&self) -> Result<Routes, FieldError> {
-        let mut sorted: Vec<_> = self.iter().collect();
+        let mut sorted: Vec<_> = self.iter().filter(|(_, r)| !r.superseded).collect();
         sorted.sort_by_key(|(_, r)| (r.state != WorkerState::Attached, r.order));
         let mut builder = RouteTableBuilder::new();
         for (index, record) in sorted {
@@ -299,44 +358,89 @@ impl Registry {
         Ok(builder.build())
     }
 
-    /// Adds a record, in the place of the one at `waiting` if there is one, and keeps nothing of it
-    /// if the routes cannot be built with it.
+    /// Whether the routes of a newcomer fit beside those of the others. Those of its namesakes that
+    /// `leave` make room for it.
+    fn check_routes(
+        &self,
+        newcomer: &ValidRegistration,
+        leave: impl Fn(&Record) -> bool,
+    ) -> Result<(), Refusal> {
+        let stays = |r: &&Record| !(r.superseded || *r.name == *newcomer.name && leave(r));
+        let others = self.iter().map(|(_, r)| r).filter(stays);
+        let others: usize = others.map(|r| r.registration.routes.len()).sum();
+        let wanted = newcomer.routes.len();
+        if others + wanted <= MAX_ROUTES_IN_ALL {
+            return Ok(());
+        }
+        Err(Refusal::Full(FieldError {
+            field: "routes".into(),
+            detail: format!(
+                "{wanted} routes beside the {others} of other workers are more than the {MAX_ROUTES_IN_ALL} that a hub takes: register fewer, for example with {{param}} or {{*rest}} in them, or stop other workers first"
+            ),
+        }))
+    }
+
+    /// Workers that have a place of their own, without those of this name: one that returns, or is
+    /// replaced, needs no further place.
+    fn counted(&self, name: &str) -> usize {
+        let counts = |r: &Record| !r.superseded && *r.name != *name;
+        self.iter().filter(|(_, r)| counts(r)).count()
+    }
+
+    /// A place that nobody has. There are as many again as workers, for those that drain while their
+    /// successors are attached.
+    fn free_place(&mut self) -> Result<usize, Refusal> {
+        if let Some(free) = self.records.iter().position(Option::is_none) {
+            return Ok(free);
+        }
+        if self.records.len() >= 2 * MAX_WORKERS {
+            let detail = "too many workers that were replaced are still draining: try again later";
+            return Err(full(detail.into()));
+        }
+        self.records.push(None);
+        Ok(self.records.len() - 1)
+    }
+
+    /// Whose place may go to one that is here: the oldest registration that nobody has attached to, or
+    /// else the one that has been gone for longest.
+    fn least_missed(&self) -> Option<usize> {
+        let oldest = |state| {
+            let idle = self.iter().filter(|(_, r)| r.lanes_open == 0);
+            idle.filter(|(_, r)| r.state == state)
+                .min_by_key(|(_, r)| r.expires_ms)
+                .map(|(index, _)| index)
+        };
+        oldest(WorkerState::Registered).or_else(|| oldest(WorkerState::Gone))
+    }
+
+    /// Whether no shard knows the worker any more.
+    fn is_idle(&self, index: usize) -> bool {
+        self.get(index).is_none_or(|r| r.lanes_open == 0)
+    }
+
+    /// Puts a record into this place. One that was registered keeps its identity.
     fn add(
         &mut self,
         registration: ValidRegistration,
         state: WorkerState,
         expires_ms: u64,
-        waiting: Option<usize>,
-    ) -> Result<usize, FieldError> {
-        let index = match waiting.or_else(|| self.records.iter().position(Option::is_none)) {
-            Some(index) => index,
-            None if self.records.len() < MAX_WORKERS => {
-                self.records.push(None);
-                self.records.len() - 1
-            }
-            None => {
-                let detail = format!("there are {MAX_WORKERS} workers already: stop some first");
-                return Err(FieldError {
-                    field: "name".into(),
-                    detail,
-                });
-            }
-        };
-        let before = self.records[index].take();
-        let (id, order) = match &before {
-            Some(record) => (record.id.clone(), record.order),
-            None => {
-                // Who replaces a worker inherits its turn; who comes new is last.
-                let namesake = self.iter().find(|(_, r)| *r.name == *registration.name);
-                let order = namesake.map_or(self.next_order, |(_, r)| r.order);
-                (Uuid::new_v4().to_string(), order)
-            }
+        place: usize,
+    ) -> &mut Record {
+        // Who replaces a worker inherits its turn; who comes new is last.
+        let name: Arc<str> = registration.name.as_str().into();
+        let namesake = self.iter().find(|(_, r)| r.name == name);
+        let order = namesake.map_or(self.next_order, |(_, r)| r.order);
+        let waited = |r: &Record| r.state == WorkerState::Registered && r.name == name;
+        let id = match &self.records[place] {
+            Some(record) if waited(record) => record.id.clone(),
+            _ => Uuid::new_v4().to_string(),
         };
         self.next_order += 1;
-        self.records[index] = Some(Record {
-            name: registration.name.as_str().into(),
+        self.edition += 1;
+        self.records[place].insert(Record {
+            name,
             id,
-            registration,
+            registration: Arc::new(registration),
             state,
             pid: None,
             evicted: None,
@@ -345,20 +449,18 @@ impl Registry {
             order,
             expires_ms,
             lanes_open: 0,
-        });
-        if let Err(error) = self.routes() {
-            self.records[index] = before;
-            return Err(error);
-        }
-        Ok(index)
+            superseded: false,
+        })
     }
 
+    /// Lets go of one that is gone.
     fn forget(&mut self, index: usize) {
+        self.edition += 1;
         if let Some(Some(record)) = self.records.get_mut(index) {
             if record.lanes_open == 0 {
                 self.records[index] = None;
             } else {
-                record.registration.routes.clear();
+                record.superseded = true;
                 record.expires_ms = 0;
             }
         }
@@ -366,6 +468,9 @@ impl Registry {
 
     fn set_state(&mut self, index: usize, state: WorkerState, expires_ms: u64) {
         if let Some(Some(record)) = self.records.get_mut(index) {
+            self.edition += u64::from(
+                (record.state == WorkerState::Attached) != (state == WorkerState::Attached),
+            );
             record.state = state;
             record.expires_ms = expires_ms;
         }
@@ -376,11 +481,17 @@ impl Registry {
             .find(|(_, r)| *r.name == *name && state(r.state))
             .map(|(index, _)| index)
     }
+}
 
-    fn name_of(&self, index: usize) -> Arc<str> {
-        self.get(index)
-            .map_or_else(|| "".into(), |r| r.name.clone())
-    }
+fn too_many() -> String {
+    format!("{MAX_WORKERS} workers are attached or awaited already: stop some first")
+}
+
+fn full(detail: String) -> Refusal {
+    Refusal::Full(FieldError {
+        field: "name".into(),
+        detail,
+    })
 }
 
 impl Record {
@@ -485,7 +596,10 @@ mod tests {
         );
         assert_eq!(who(&registry, "/a"), None);
         let wrong = registry.attach(valid("a", &["/b"]), Some("else"), process(1), Vec::new());
-        assert_eq!(wrong.unwrap_err().field, "worker_id");
+        let Err(Refusal::Wrong(error)) = wrong else {
+            panic!("{wrong:?}");
+        };
+        assert_eq!(error.field, "worker_id");
         let attached = registry
             .attach(valid("a", &["/b"]), Some(&id), process(1), Vec::new())
             .unwrap();

@@ -224,7 +224,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     });
     let descriptors = |e| StartError::System("file descriptors", e);
     let (report, reports) = mailbox().map_err(descriptors)?;
-    let (change, changed) = mailbox().map_err(descriptors)?;
+    let (register, registrations) = mailbox().map_err(descriptors)?;
     let mut senders = Vec::new();
     let mut mailboxes = Vec::new();
     for _ in 0..config.shards {
@@ -253,7 +253,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     let state = HubState::new(
         registry,
         senders,
-        change,
+        register,
         streams.clone(),
         connections.clone(),
         socket.clone(),
@@ -287,7 +287,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         state: state.clone(),
         listener: attach,
         reports,
-        changed,
+        registrations,
         stop: stopped.into(),
         geometry: config.geometry,
         liveness,

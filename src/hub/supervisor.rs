@@ -1,7 +1,7 @@
 //! The thread that watches over the workers: accepts them, hands them their lanes, learns of their
 //! end from their socket and their pidfd, pings them, and evicts the ones that misbehave.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::gateway::stream::{Incarnation, ToStreams};
 use crate::hub::attach::{Peer, Received};
 use crate::hub::lanes::NewLane;
 use crate::hub::liveness::{Due, Liveness};
+use crate::hub::peers::{Peers, not_understood};
 use crate::hub::readiness::{Ready, Sources};
-use crate::hub::registry::Process;
+use crate::hub::registry::{Process, Refusal};
 use crate::hub::start::remedy;
-use crate::hub::state::{Announcement, HubState};
-use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_WORKERS};
+use crate::hub::state::{Announcement, HubState, RegisterRequest};
+use crate::limits::RETIRED_MS;
 use crate::shm::layout::{ABI_VERSION, Geometry};
 use crate::sys::clock::monotonic_ms;
-use crate::sys::listen::accept;
 
 /// What the supervisor is started with.
 pub struct SupervisorParts {
@@ -30,8 +30,8 @@ pub struct SupervisorParts {
     pub listener: OwnedFd,
     /// What the shards report.
     pub reports: Mailbox<Report>,
-    /// Rings when the registry has changed.
-    pub changed: Mailbox<()>,
+    /// Registrations over HTTP.
+    pub registrations: Mailbox<RegisterRequest>,
     /// Readable when the hub is to stop.
     pub stop: OwnedFd,
     /// Number and size of the slots in each lane.
@@ -43,36 +43,26 @@ pub struct SupervisorParts {
 /// The supervisor of one hub.
 pub struct Supervisor {
     parts: SupervisorParts,
-    /// Connections on the attach socket, by a number of their own.
-    peers: HashMap<u64, Connected>,
-    next_peer: u64,
-    /// When connections are accepted again, after it could not be done.
-    accept_again_ms: Option<u64>,
+    /// Connections on the attach socket.
+    peers: Peers,
+    /// Registrations over HTTP that wait for their turn.
+    registrations: VecDeque<RegisterRequest>,
+    /// When to look again for route tables that nobody uses any more.
+    clear_ms: Option<u64>,
     running: usize,
     stopping: bool,
     failure: Option<String>,
-}
-
-struct Connected {
-    peer: Peer,
-    /// The worker's index once it has attached.
-    worker: Option<usize>,
-    /// Whether it has asked to drain.
-    draining: bool,
-    /// When it must have attached.
-    greet_by_ms: u64,
 }
 
 impl Supervisor {
     /// A supervisor of workers that are still to come.
     pub fn new(parts: SupervisorParts) -> Supervisor {
         let running = parts.state.shards();
-        let peers = HashMap::new();
         Supervisor {
             parts,
-            peers,
-            next_peer: 0,
-            accept_again_ms: None,
+            peers: Peers::default(),
+            registrations: VecDeque::new(),
+            clear_ms: None,
             running,
             stopping: false,
             failure: None,
@@ -89,8 +79,8 @@ impl Supervisor {
             if ready.stop && !self.stopping {
                 self.stop();
             }
-            if ready.changed {
-                self.parts.changed.take();
+            if ready.registrations {
+                self.registrations.extend(self.parts.registrations.take());
             }
             if ready.reports {
                 for report in self.parts.reports.take() {
@@ -101,7 +91,11 @@ impl Supervisor {
                 self.look_at(key);
             }
             if ready.listener {
-                self.accept_all();
+                self.peers.accept_all(self.parts.listener.as_fd());
+            }
+            // One at a time: each takes a while, and workers are not to wait behind all of them.
+            if let Some(request) = self.registrations.pop_front() {
+                self.parts.state.register(request);
             }
             self.keep_time();
         }
@@ -112,40 +106,39 @@ impl Supervisor {
     }
 
     fn wait(&self) -> io::Result<Ready> {
-        let accepting =
-            !self.stopping && self.peers.len() < MAX_WORKERS && self.accept_again_ms.is_none();
+        let accepting = !self.stopping && self.peers.has_room();
         let sources = Sources {
             stop: (!self.stopping).then_some(self.parts.stop.as_fd()),
             reports: self.parts.reports.as_fd(),
-            changed: self.parts.changed.as_fd(),
+            registrations: self.parts.registrations.as_fd(),
             listener: accepting.then_some(self.parts.listener.as_fd()),
         };
         let peers = self.peers.iter().map(|(key, connected)| {
             let peer = &connected.peer;
-            (*key, [peer.as_fd(), peer.pidfd.as_fd()])
+            (key, [peer.as_fd(), peer.pidfd.as_fd()])
         });
         sources.wait(peers, monotonic_ms(), self.next_deadline_ms())
     }
 
     fn next_deadline_ms(&self) -> u64 {
-        let greeting = self
-            .peers
-            .values()
-            .filter(|c| c.worker.is_none())
-            .map(|c| c.greet_by_ms);
+        if !self.registrations.is_empty() {
+            return 0;
+        }
+        let greeting = self.peers.next_deadline_ms();
         let expiry = self.parts.state.read(|r| r.next_expiry_ms());
-        let ping = self.peers.values().any(|c| c.worker.is_some());
-        let ping = ping.then(|| self.parts.liveness.next_ms());
-        let accept = self.accept_again_ms;
-        let all = greeting.chain(expiry).chain(ping).chain(accept);
-        all.min().unwrap_or(u64::MAX)
+        let ping = self.peers.workers().next();
+        let ping = ping.map(|_| self.parts.liveness.next_ms());
+        let all = [greeting, expiry, ping, self.clear_ms];
+        all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     fn keep_time(&mut self) {
         let now_ms = monotonic_ms();
-        self.accept_again_ms.take_if(|at| *at <= now_ms);
-        let late = |c: &Connected| c.worker.is_none() && c.greet_by_ms <= now_ms;
-        self.peers.retain(|_, connected| !late(connected));
+        self.peers.keep_time(now_ms);
+        self.clear_ms = match self.parts.state.clear_retired() {
+            true => Some(now_ms + RETIRED_MS),
+            false => None,
+        };
         if self
             .parts
             .state
@@ -165,56 +158,33 @@ impl Supervisor {
     }
 
     fn for_each_worker(&self, command: impl Fn(usize) -> Command) {
-        for worker in self.peers.values().filter_map(|c| c.worker) {
+        for worker in self.peers.workers() {
             self.parts.state.tell_all(|| command(worker));
-        }
-    }
-
-    fn accept_all(&mut self) {
-        while self.peers.len() < MAX_WORKERS {
-            match accept(self.parts.listener.as_fd()) {
-                Ok(Some((socket, _))) => match Peer::accept(socket) {
-                    Ok(peer) => {
-                        let greet_by_ms = monotonic_ms() + GREETING_MS;
-                        let connected = Connected {
-                            peer,
-                            worker: None,
-                            draining: false,
-                            greet_by_ms,
-                        };
-                        self.peers.insert(self.next_peer, connected);
-                        self.next_peer += 1;
-                    }
-                    Err(error) => {
-                        tracing::warn!("refused a connection to the attach socket: {error}")
-                    }
-                },
-                Ok(None) => return,
-                Err(error) => {
-                    // Out of descriptors, most likely. The connection stays in the queue, so the
-                    // listener stays readable: to look again at once would be to spin.
-                    tracing::warn!("cannot accept a worker: {error}");
-                    self.accept_again_ms = Some(monotonic_ms() + ACCEPT_PAUSE_MS);
-                    return;
-                }
-            }
         }
     }
 
     fn look_at(&mut self, key: u64) {
         loop {
-            let Some(connected) = self.peers.get_mut(&key) else {
+            let Some(connected) = self.peers.get_mut(key) else {
                 return;
             };
             match connected.peer.receive() {
                 Received::Message(message) => self.obey(key, message),
                 Received::Nothing => break,
+                Received::Nonsense(error) if connected.worker.is_none() => {
+                    return self.peers.turn_away(key, Refusal::Wrong(error));
+                }
+                Received::Nonsense(error) => {
+                    let why = format!("it sent a message that is not understood: {error}");
+                    return self.lose(key, &why);
+                }
                 Received::Closed(why) => return self.lose(key, &why),
             }
         }
+        self.peers.keep_size();
         let exited = self
             .peers
-            .get(&key)
+            .get_mut(key)
             .map(|c| crate::sys::process::process_exited(&c.peer.pidfd));
         if matches!(exited, Some(Ok(true))) {
             self.lose(key, "its process has ended");
@@ -222,7 +192,7 @@ impl Supervisor {
     }
 
     fn obey(&mut self, key: u64, message: ToHub) {
-        let Some(connected) = self.peers.get_mut(&key) else {
+        let Some(connected) = self.peers.get_mut(key) else {
             return;
         };
         match (message, connected.worker) {
@@ -236,12 +206,13 @@ impl Supervisor {
                 None,
             ) => {
                 let attached = self.attach(key, abi_version, wake, &registration, worker_id);
-                if let Err(error) = attached {
-                    tracing::warn!(name = registration.name, "refused a worker: {error}");
-                    let refused = ToWorker::Refused { error };
-                    if let Some(connected) = self.peers.remove(&key) {
-                        // It is told if it still listens; either way it is gone.
-                        let _ = connected.peer.send(&refused, &[]);
+                match attached {
+                    Ok(()) => {}
+                    // Who finds no room tries again, and again.
+                    Err(Refusal::Full(error)) => self.peers.turn_away(key, Refusal::Full(error)),
+                    Err(Refusal::Wrong(error)) => {
+                        tracing::warn!(name = registration.name, "refused a worker: {error}");
+                        self.peers.refuse(key, Refusal::Wrong(error));
                     }
                 }
             }
@@ -258,7 +229,10 @@ impl Supervisor {
                 self.drain(worker, "the worker asked for it");
             }
             (ToHub::Attach { .. }, Some(_)) => self.lose(key, "it attached twice"),
-            (ToHub::Drain, None) => self.lose(key, "it spoke before it attached"),
+            (ToHub::Drain, None) => {
+                let error = not_understood("it has not attached: send an attach first".into());
+                self.peers.turn_away(key, Refusal::Wrong(error));
+            }
         }
     }
 
@@ -269,26 +243,23 @@ impl Supervisor {
         wake: WakeMode,
         registration: &Registration,
         worker_id: Option<String>,
-    ) -> Result<(), FieldError> {
+    ) -> Result<(), Refusal> {
         if abi_version != ABI_VERSION {
             let detail = format!(
                 "this hub speaks version {ABI_VERSION} of the slot ABI: build the worker from the same release"
             );
-            return Err(FieldError {
+            return Err(Refusal::Wrong(FieldError {
                 field: "abi_version".into(),
                 detail,
-            });
+            }));
         }
         let valid = registration.validate()?;
         let name: Arc<str> = valid.name.as_str().into();
         let geometry = self.parts.geometry;
-        let failed = |error: io::Error| FieldError {
-            field: "lanes".into(),
-            detail: format!(
-                "the hub cannot make the worker's lanes: {error}{}",
-                remedy(&error)
-            ),
-        };
+        // Before anything is made for it.
+        self.parts
+            .state
+            .read(|r| r.check_attach(&valid, worker_id.as_deref()))?;
         let shards = self.parts.state.shards();
         let worker = Incarnation {
             name: name.clone(),
@@ -297,12 +268,12 @@ impl Supervisor {
         let lanes = (0..shards).map(|_| NewLane::new(&worker, geometry, wake));
         let (parts, fds): (Vec<_>, Vec<_>) = lanes
             .collect::<io::Result<Vec<_>>>()
-            .map_err(failed)?
+            .map_err(no_lanes)?
             .into_iter()
             .map(|lane| (lane.parts, lane.for_worker))
             .unzip();
         let stats = parts.iter().map(|p| p.stats.clone()).collect();
-        let Some(connected) = self.peers.get_mut(&key) else {
+        let Some(connected) = self.peers.get_mut(key) else {
             return Ok(());
         };
         let pid = connected.peer.pid;
@@ -318,6 +289,7 @@ impl Supervisor {
             Ok(attached)
         })?;
         connected.worker = Some(attached.index);
+        connected.peer.expect_little();
         tracing::info!(
             worker = &*name,
             pid,
@@ -356,7 +328,7 @@ impl Supervisor {
 
     /// A connection on the attach socket has ended, and with it the worker.
     fn lose(&mut self, key: u64, why: &str) {
-        let Some(connected) = self.peers.remove(&key) else {
+        let Some(connected) = self.peers.remove(key) else {
             return;
         };
         if let Some(worker) = connected.worker {
@@ -386,8 +358,7 @@ impl Supervisor {
         }
         tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
         self.tell(worker, &ToWorker::Evicted { reason: why.into() });
-        self.peers
-            .retain(|_, connected| connected.worker != Some(worker));
+        self.peers.remove_worker(worker);
         self.gone(worker, "evicted");
     }
 
@@ -405,8 +376,7 @@ impl Supervisor {
                     self.evict(worker, &why);
                 } else if matches!(ended, Ok(Some((0, _)))) {
                     // Drained, or dead already: either way nothing connects the two any more.
-                    self.peers
-                        .retain(|_, connected| connected.worker != Some(worker));
+                    self.peers.remove_worker(worker);
                     self.gone(worker, "it has drained");
                 }
             }
@@ -445,14 +415,14 @@ impl Supervisor {
     }
 
     fn tell(&self, worker: usize, message: &ToWorker) {
-        if let Some(connected) = self.peers.values().find(|c| c.worker == Some(worker)) {
+        if let Some(connected) = self.peers.of_worker(worker) {
             // A worker that does not listen finds out when its lane closes.
             let _ = connected.peer.send(message, &[]);
         }
     }
 
     fn is_connected(&self, worker: usize) -> bool {
-        self.peers.values().any(|c| c.worker == Some(worker))
+        self.peers.of_worker(worker).is_some()
     }
 
     fn name_of(&self, worker: usize) -> String {
@@ -471,6 +441,22 @@ const EVENTS_SHARD: usize = 0;
 fn announce_drain(announcement: &mut Announcement, shards: usize, worker: usize) {
     let others = (0..shards).filter(|shard| *shard != EVENTS_SHARD || shards == 1);
     others.for_each(|shard| announcement.after(shard, Command::Drain(worker)));
+}
+
+/// Why the lanes of a worker could not be made. Most that can be missing for them comes back.
+fn no_lanes(error: io::Error) -> Refusal {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    let refused = FieldError {
+        field: "lanes".into(),
+        detail: format!(
+            "the hub cannot make the worker's lanes: {error}{}",
+            remedy(&error)
+        ),
+    };
+    match error.kind() {
+        InvalidInput | PermissionDenied | Unsupported => Refusal::Wrong(refused),
+        _ => Refusal::Full(refused),
+    }
 }
 
 fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {

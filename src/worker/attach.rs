@@ -38,7 +38,8 @@ pub(crate) struct Control {
 /// Connects to the hub, registers and maps the lanes.
 ///
 /// # Errors
-/// [`Error::Connect`], [`Error::Attach`] and [`Error::Refused`].
+/// [`Error::Connect`], [`Error::Attach`], [`Error::Full`] and [`Error::Refused`]; only the last is for
+/// good.
 pub(crate) fn attach(
     path: &Path,
     service: &Arc<Service>,
@@ -50,6 +51,7 @@ pub(crate) fn attach(
     })?;
     handshake(socket, service, sleep).map_err(|error| match error {
         HandshakeError::Refused(error) => Error::Refused(error),
+        HandshakeError::Full(error) => Error::Full(error),
         HandshakeError::Io(source) => Error::Attach {
             socket: path.to_owned(),
             source,
@@ -59,6 +61,7 @@ pub(crate) fn attach(
 
 enum HandshakeError {
     Refused(FieldError),
+    Full(FieldError),
     Io(io::Error),
 }
 
@@ -81,7 +84,7 @@ fn handshake(
         fds: VecDeque::new(),
         bytes_read: 0,
     };
-    control.send(&ToHub::Attach {
+    let sent = control.send(&ToHub::Attach {
         abi_version: ABI_VERSION,
         wake: if sleep == Sleep::Futex {
             WakeMode::Futex
@@ -90,13 +93,20 @@ fn handshake(
         },
         registration: service.registration(),
         worker_id: None,
-    })?;
-    let count = match control.wait_message()? {
+    });
+    // A hub that refuses before it has read all says why all the same.
+    let said = control
+        .wait_message()
+        .map_err(|e| sent.err().unwrap_or(e))?;
+    let count = match said {
         ToWorker::Attached { worker_id, lanes } => {
             tracing::debug!(worker_id, lanes, "the hub has accepted the registration");
             lanes as usize
         }
-        ToWorker::Refused { error } => return Err(HandshakeError::Refused(error)),
+        ToWorker::Refused { error, temporary } if temporary => {
+            return Err(HandshakeError::Full(error));
+        }
+        ToWorker::Refused { error, .. } => return Err(HandshakeError::Refused(error)),
         other => return Err(unexpected(&other).into()),
     };
     if count == 0 || count > MAX_SHARDS {

@@ -75,7 +75,7 @@ fn supervise(
                     if !is_patient {
                         return Err(error);
                     }
-                    tracing::debug!(%error, "trying again");
+                    backoff.log(&error);
                 }
             }
             if wait_for_stop(stop, backoff.next_delay()) {

@@ -64,6 +64,7 @@ impl Course {
 pub(crate) struct Backoff {
     next: Duration,
     random: u64,
+    warned: bool,
 }
 
 const FIRST_DELAY: Duration = Duration::from_millis(20);
@@ -76,6 +77,17 @@ impl Backoff {
         Backoff {
             next: FIRST_DELAY,
             random: RandomState::new().hash_one(0),
+            warned: false,
+        }
+    }
+
+    /// Logs why an attempt has failed. A hub that is there and has no room is for somebody to see to,
+    /// so the first time of that is a warning.
+    pub(crate) fn log(&mut self, error: &Error) {
+        if matches!(error, Error::Full(_)) && !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(%error, "trying again until there is");
+        } else {
+            tracing::debug!(%error, "trying again");
         }
     }
 

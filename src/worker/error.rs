@@ -12,6 +12,8 @@ pub enum Error {
     Registration(FieldError),
     /// The hub did not take the registration.
     Refused(FieldError),
+    /// The hub has had no room for the worker for as long as the worker was told to wait.
+    Full(FieldError),
     /// Nobody answers on the hub's socket.
     Connect {
         /// The socket.
@@ -67,6 +69,10 @@ impl fmt::Display for Error {
         match self {
             Error::Registration(error) => write!(f, "the worker cannot be registered: {error}"),
             Error::Refused(error) => write!(f, "the hub refused the worker: {error}"),
+            Error::Full(error) => write!(
+                f,
+                "the hub has no room for the worker now: {error}; start the worker again later, or give it more patience"
+            ),
             Error::Connect { socket, source } => write!(
                 f,
                 "cannot connect to the hub's socket {}: {source}; is the hub running, as the same user? Start it with `slotway serve`, or name its socket with SLOTWAY_SOCKET or Worker::socket (`slotway status` shows it)",
@@ -104,7 +110,7 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Registration(error) | Error::Refused(error) => Some(error),
+            Error::Registration(error) | Error::Refused(error) | Error::Full(error) => Some(error),
             Error::Connect { source, .. }
             | Error::Attach { source, .. }
             | Error::System { source, .. } => Some(source),

@@ -81,7 +81,7 @@ async fn supervise(
                     if !is_patient {
                         return Err(error);
                     }
-                    tracing::debug!(%error, "trying again");
+                    backoff.log(&error);
                 }
             }
             if stops_within(stop, backoff.next_delay()).await {

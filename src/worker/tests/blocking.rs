@@ -758,6 +758,7 @@ fn errors_say_what_to_do() {
     let (mut connection, ..) = hub.accept_raw();
     connection.send(&ToWorker::Refused {
         error: refusal.clone(),
+        temporary: false,
     });
     match refused.join().unwrap() {
         Error::Refused(error) => assert_eq!(error, refusal),
