@@ -10,6 +10,7 @@ mod lanes;
 mod liveness;
 mod peers;
 mod readiness;
+mod refusal;
 mod registry;
 mod start;
 mod state;

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use crate::control::{FieldError, ToWorker};
 use crate::hub::attach::Peer;
 use crate::hub::brake::Brake;
-use crate::hub::registry::Refusal;
+use crate::hub::refusal::Refusal;
 use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_GREETING_BYTES, MAX_GREETINGS};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::listen::accept;

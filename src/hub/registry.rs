@@ -9,26 +9,12 @@ use crate::control::{FieldError, RouteSpec, ValidRegistration, WorkerState};
 use crate::gateway::stats::LaneStats;
 use crate::gateway::stream::Incarnation;
 use crate::gateway::{Routes, StreamRoute, Target};
+use crate::hub::refusal::Refusal;
 use crate::limits::{MAX_AWAITED, MAX_ROUTES_IN_ALL, MAX_WORKERS};
 use crate::route::{InsertError, RouteTableBuilder};
 
 /// Stands in a [`Target`] for a worker without a lane.
 const NO_LANE: usize = usize::MAX;
-
-/// Why a registration is not taken.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// As it is it never will be: what is wrong with it.
-    Wrong(FieldError),
-    /// Not now: what there is no room for. The same may be taken later.
-    Full(FieldError),
-}
-
-impl From<FieldError> for Refusal {
-    fn from(error: FieldError) -> Refusal {
-        Refusal::Wrong(error)
-    }
-}
 
 /// One worker, from its registration until it is forgotten.
 #[derive(Clone, Debug)]
@@ -115,14 +101,16 @@ impl Registry {
         })?;
         let awaited = |r: &&Record| r.state == WorkerState::Registered;
         if waiting.is_none() && self.iter().filter(|(_, r)| awaited(r)).count() >= MAX_AWAITED {
-            return Err(full(format!(
+            return Err(Refusal::full(format!(
                 "{MAX_AWAITED} registrations wait for their workers already: let the workers attach, or wait until the oldest registration expires"
             )));
         }
         let place = waiting.or(gone.filter(|at| self.is_idle(*at)));
         let place = match place {
             Some(place) => place,
-            None if self.counted(&valid.name) >= MAX_WORKERS => return Err(full(too_many())),
+            None if self.counted(&valid.name) >= MAX_WORKERS => {
+                return Err(Refusal::full(too_many()));
+            }
             None => self.free_place()?,
         };
         let expires_ms = now_ms + self.remember_ms;
@@ -155,7 +143,9 @@ impl Registry {
         let place = match place {
             Some(place) => place,
             None if self.counted(&valid.name) < MAX_WORKERS => self.free_place()?,
-            None => self.least_missed().ok_or_else(|| full(too_many()))?,
+            None => self
+                .least_missed()
+                .ok_or_else(|| Refusal::full(too_many()))?,
         };
         if let Some(gone) = gone.filter(|at| *at != place) {
             self.forget(gone);
@@ -197,7 +187,7 @@ impl Registry {
         }
         self.check_routes(valid, |_| true)?;
         if self.counted(&valid.name) >= MAX_WORKERS && self.least_missed().is_none() {
-            return Err(full(too_many()));
+            return Err(Refusal::full(too_many()));
         }
         Ok(())
     }
@@ -395,7 +385,7 @@ impl Registry {
         }
         if self.records.len() >= 2 * MAX_WORKERS {
             let detail = "too many workers that were replaced are still draining: try again later";
-            return Err(full(detail.into()));
+            return Err(Refusal::full(detail.into()));
         }
         self.records.push(None);
         Ok(self.records.len() - 1)
@@ -483,17 +473,6 @@ impl Registry {
     }
 }
 
-fn too_many() -> String {
-    format!("{MAX_WORKERS} workers are attached or awaited already: stop some first")
-}
-
-fn full(detail: String) -> Refusal {
-    Refusal::Full(FieldError {
-        field: "name".into(),
-        detail,
-    })
-}
-
 impl Record {
     /// Its routes, as they were registered.
     pub fn route_specs(&self) -> Vec<RouteSpec> {
@@ -507,6 +486,10 @@ impl Record {
         });
         specs.collect()
     }
+}
+
+fn too_many() -> String {
+    format!("{MAX_WORKERS} workers are attached or awaited already: stop some first")
 }
 
 #[cfg(test)]

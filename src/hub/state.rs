@@ -13,7 +13,8 @@ use crate::gateway::connections::Connections;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::shard::Command;
 use crate::gateway::stream::{ReplyTo, Streams, ToStreams};
-use crate::hub::registry::{Refusal, Registry};
+use crate::hub::refusal::Refusal;
+use crate::hub::registry::Registry;
 
 /// The shared state of the control plane.
 #[derive(Debug)]
@@ -101,8 +102,6 @@ impl HubState {
             false => Some(Arc::new(changed.routes()?)),
         };
         let workers = changed.incarnations();
-        let before = replace(&mut *self.lock(), changed);
-        drop(before);
         if let Some(routes) = &routes {
             let retired = replace(&mut tables.current, routes.clone());
             tables.retired.push(retired);
@@ -125,6 +124,9 @@ impl HubState {
         if let Some(routes) = routes {
             self.streams.send(ToStreams::Workers(routes, workers));
         }
+        // Last, so that who has seen a change here finds it everywhere.
+        let before = replace(&mut *self.lock(), changed);
+        drop(before);
         self.news.notify_all();
         Ok(result)
     }

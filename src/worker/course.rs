@@ -84,10 +84,11 @@ impl Backoff {
     /// Logs why an attempt has failed. A hub that is there and has no room is for somebody to see to,
     /// so the first time of that is a warning.
     pub(crate) fn log(&mut self, error: &Error) {
-        if matches!(error, Error::Full(_)) && !std::mem::replace(&mut self.warned, true) {
-            tracing::warn!(%error, "trying again until there is");
-        } else {
-            tracing::debug!(%error, "trying again");
+        match error {
+            Error::Full(full) if !std::mem::replace(&mut self.warned, true) => {
+                tracing::warn!("the hub has no room for this worker, which will ask again: {full}");
+            }
+            error => tracing::debug!(%error, "trying again"),
         }
     }
 
