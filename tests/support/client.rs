@@ -472,12 +472,21 @@ impl Client {
             (self.start, self.end) = (0, self.end - self.start);
         }
         let room = &mut self.buffer[self.end..];
-        let received = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(room),
-            Stream::Unix(stream) => stream.read(room),
-        }?;
-        self.end += received;
-        Ok(received)
+        loop {
+            let received = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(room),
+                Stream::Unix(stream) => stream.read(room),
+            };
+            match received {
+                // The kernel does not go on by itself where there is a time limit.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                received => {
+                    let received = received?;
+                    self.end += received;
+                    return Ok(received);
+                }
+            }
+        }
     }
 }
 
