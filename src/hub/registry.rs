@@ -649,4 +649,86 @@ mod tests {
             a
         );
     }
+
+    fn attach(registry: &mut Registry, name: &str) -> Result<Attached, Refusal> {
+        registry.attach(valid(name, &[]), None, process(1), Vec::new())
+    }
+
+    fn is_full<T: std::fmt::Debug>(result: Result<T, Refusal>) -> bool {
+        matches!(result, Err(Refusal::Full(_)))
+    }
+
+    #[test]
+    fn registrations_that_nobody_attaches_to_keep_no_worker_out() {
+        let mut registry = Registry::new(100);
+        for n in 0..MAX_AWAITED {
+            registry
+                .register(valid(&format!("r{n}"), &[]), n as u64)
+                .unwrap();
+        }
+        assert!(is_full(registry.register(valid("one more", &[]), 0)));
+        // Who is known may register again.
+        registry.register(valid("r7", &[]), 9_999).unwrap();
+        for n in MAX_AWAITED..MAX_WORKERS {
+            attach(&mut registry, &format!("w{n}")).unwrap();
+        }
+        // Those that nobody has attached to make room, the oldest first.
+        for n in 0..MAX_AWAITED {
+            attach(&mut registry, &format!("w{n}")).unwrap();
+            let left = registry
+                .iter()
+                .filter(|(_, r)| r.state == WorkerState::Registered);
+            assert_eq!(left.count(), MAX_AWAITED - 1 - n);
+            let oldest = registry.find("r0", |_| true);
+            assert_eq!(oldest, None);
+        }
+        assert!(is_full(attach(&mut registry, "another")));
+        assert!(is_full(registry.register(valid("another", &[]), 0)));
+    }
+
+    #[test]
+    fn where_all_places_are_taken_workers_come_back_and_are_replaced() {
+        let mut registry = Registry::new(100);
+        for n in 0..MAX_WORKERS {
+            attach(&mut registry, &format!("w{n}")).unwrap();
+        }
+        assert!(is_full(attach(&mut registry, "another")));
+        let old = registry.find("w3", |_| true).unwrap();
+        registry.gone(old, 5);
+        assert_eq!(attach(&mut registry, "w3").unwrap().index, old);
+        let replaced = registry.find("w4", |_| true).unwrap();
+        let attached = attach(&mut registry, "w4").unwrap();
+        assert_eq!(attached.replaced, Some(replaced));
+        // The one that has been gone for longest is missed least.
+        for (n, now_ms) in [(5, 20), (6, 10)] {
+            let index = registry.find(&format!("w{n}"), |_| true).unwrap();
+            registry.gone(index, now_ms);
+        }
+        attach(&mut registry, "another").unwrap();
+        assert_eq!(registry.find("w6", |_| true), None);
+        assert!(registry.find("w5", |_| true).is_some());
+    }
+
+    #[test]
+    fn routes_are_bounded_in_all() {
+        let mut registry = Registry::new(100);
+        let many = |name: &str| {
+            let paths: Vec<_> = (0..crate::limits::MAX_ROUTES)
+                .map(|n| format!("/{name}/{n}"))
+                .collect();
+            valid(name, &paths.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let whole = MAX_ROUTES_IN_ALL / crate::limits::MAX_ROUTES;
+        for n in 0..whole {
+            registry.register(many(&format!("w{n}")), 0).unwrap();
+        }
+        assert!(is_full(registry.register(valid("more", &["/more"]), 0)));
+        let attached = registry.attach(valid("more", &["/more"]), None, process(1), Vec::new());
+        assert!(is_full(attached));
+        // What it has already is not counted twice.
+        registry.register(many("w0"), 0).unwrap();
+        registry
+            .attach(many("w0"), None, process(1), Vec::new())
+            .unwrap();
+    }
 }
