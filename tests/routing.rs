@@ -283,7 +283,7 @@ fn a_bad_registration_is_refused_by_its_field_and_changes_nothing() {
     assert_eq!(hub.get("/hello").text(), "Hello, World!");
     let wrong_method = hub.get("/internal/register");
     wrong_method.assert_problem(405);
-    assert_eq!(wrong_method.field("allow"), Some("POST"));
+    assert_eq!(wrong_method.field("allow"), Some("POST, OPTIONS"));
 }
 
 /// What `/health` says of workers, without what changes by itself.
