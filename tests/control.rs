@@ -4,14 +4,17 @@
 
 mod support;
 
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use simd_json::OwnedValue;
 use simd_json::prelude::*;
 
+use slotway::control::{ToWorker, WakeMode};
 use support::hub::slotway;
 use support::process::Process;
+use support::raw_worker::{attach_message, connect, framed};
 use support::scratch::ScratchDir;
 use support::{Client, Hub, HubOptions, json, wait_until};
 
@@ -112,6 +115,21 @@ fn unknown_control_paths_and_methods_are_refused() {
                 .is_some_and(|allow| allow.contains("GET"))
         );
     }
+    for (path, allow) in [
+        ("/health", "GET, HEAD, OPTIONS"),
+        ("/internal/slots", "GET, HEAD, OPTIONS"),
+        ("/internal/emit", "POST, OPTIONS"),
+    ] {
+        let answer = hub.request("OPTIONS", path, "", b"");
+        assert_eq!(answer.status, 204, "{path}");
+        assert_eq!(answer.field("allow"), Some(allow), "{path}");
+    }
+    // Nobody is asked to send what will not be taken.
+    let mut client = hub.connect();
+    client.send(
+        "POST /internal/emit HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5000000\r\n\r\n",
+    );
+    client.answer().assert_problem(413);
     let long = vec![b' '; 5 * 1024 * 1024];
     let mut client = hub.connect();
     client.send(format!(
@@ -546,4 +564,255 @@ fn wakes_and_requests_are_counted() {
     assert_eq!(after - before, 20);
     // One client at a time finds everybody asleep now and then, and never needs two wakes.
     assert!(to_worker > 0 && to_hub > 0, "{to_worker} {to_hub}");
+}
+
+#[test]
+fn what_is_wrong_with_json_is_said_plainly() {
+    let hub = Hub::start();
+    let refused = |path: &str, body: &str| {
+        let answer = hub.request("POST", path, "", body.as_bytes());
+        answer.assert_problem(400);
+        let problem = json(&answer.body);
+        let member = |name: &str| problem.get_str(name).expect(name).to_owned();
+        (member("field"), member("detail"))
+    };
+    for (path, body, field, detail) in [
+        ("/internal/emit", "{}", "source", "'source' is missing"),
+        ("/internal/emit", "", "body", "ends before"),
+        ("/internal/emit", "[1,", "body", ""),
+        (
+            "/internal/emit",
+            "{\"source\":1,\"event_type\":\"a\",\"data\":1}",
+            "body",
+            "string",
+        ),
+        (
+            "/internal/register",
+            "{\"name\":\"a\"}",
+            "routes",
+            "'routes' is missing",
+        ),
+        (
+            "/internal/register",
+            "{\"name\":\"a\",\"routes\":3}",
+            "body",
+            "",
+        ),
+        ("/internal/register", "nonsense", "body", ""),
+        (
+            "/internal/sse-push",
+            "{\"path\":\"\",\"data\":1}",
+            "path",
+            "starts with a slash",
+        ),
+        (
+            "/internal/sse-push",
+            "{\"path\":\"a b\",\"data\":1}",
+            "path",
+            "starts with a slash",
+        ),
+    ] {
+        let (found, said) = refused(path, body);
+        assert_eq!(found, field, "{body}: {said}");
+        assert!(said.contains(detail), "{body}: {said}");
+        let internals = [
+            "Serde",
+            "Eof",
+            "character 0",
+            "Expected",
+            "`",
+            "(",
+            "Syntax",
+        ];
+        assert!(
+            !internals.iter().any(|i| said.contains(i)),
+            "{body}: {said}"
+        );
+    }
+    let answer = hub.request(
+        "POST",
+        "/internal/sse-push",
+        "",
+        b"{\"path\":\"/nobody\",\"data\":1}",
+    );
+    let said = answer.assert_problem(404);
+    assert!(said.contains("path /nobody"), "{said}");
+}
+
+/// A registration of as many routes as one may have.
+fn large_registration(name: &str) -> String {
+    let routes: Vec<String> = (0..16 * 1024)
+        .map(|n| format!("{{\"method\":\"GET\",\"path\":\"/{name}/{{a}}/{n}\"}}"))
+        .collect();
+    format!("{{\"name\":\"{name}\",\"routes\":[{}]}}", routes.join(","))
+}
+
+#[test]
+fn registrations_over_http_have_a_bound_and_keep_no_worker_out() {
+    let hub = HubOptions::new().args(["--slots", "16"]).start();
+    let mut client = hub.connect();
+    let mut register = |body: &str| {
+        client.request("POST", "/internal/register", "", body.as_bytes());
+        client.answer()
+    };
+    for n in 0..512 {
+        let body = format!("{{\"name\":\"r{n}\",\"routes\":[]}}");
+        assert_eq!(register(&body).status, 200, "{n}");
+    }
+    let body = "{\"name\":\"more\",\"routes\":[]}";
+    let said = register(body).assert_problem(503);
+    assert!(said.contains("wait for their workers"), "{said}");
+    let _worker = hub.worker_with("demo", &[]);
+    // The same for routes; a worker that comes meanwhile is told to come again.
+    for n in 0..4 {
+        let answer = register(&large_registration(&format!("r{n}")));
+        let expected = if n < 3 { 200 } else { 503 };
+        assert_eq!(answer.status, expected, "{answer:?}");
+    }
+    let rest = 65536
+        - 3 * 16384
+        - hub
+            .health_of("demo")
+            .unwrap()
+            .get_usize("route_count")
+            .unwrap();
+    let routes: Vec<String> = (0..rest)
+        .map(|n| format!("{{\"method\":\"GET\",\"path\":\"/rest/{n}\"}}"))
+        .collect();
+    let body = format!("{{\"name\":\"r3\",\"routes\":[{}]}}", routes.join(","));
+    assert_eq!(register(&body).status, 200);
+    let attach = attach_message("late", &["GET /late"], WakeMode::Futex);
+    let attach = framed(&simd_json::to_vec(&attach).expect("JSON"));
+    match said_to(&hub, &attach) {
+        Some(ToWorker::Refused { error, temporary }) => {
+            assert_eq!(error.field, "routes", "{error}");
+            assert!(temporary, "it may come again");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(register("{\"name\":\"r3\",\"routes\":[]}").status, 200);
+    let attached = said_to(&hub, &attach);
+    assert!(
+        matches!(attached, Some(ToWorker::Attached { .. })),
+        "{attached:?}"
+    );
+}
+
+/// What the hub answers to the first bytes on its attach socket.
+fn said_to(hub: &Hub, bytes: &[u8]) -> Option<ToWorker> {
+    let mut socket = connect(&hub.socket).expect("the attach socket");
+    // It may refuse before it has read all.
+    let _ = socket.write_all(bytes);
+    let mut length = [0; 4];
+    socket.read_exact(&mut length).ok()?;
+    let mut json = vec![0; u32::from_le_bytes(length) as usize];
+    socket.read_exact(&mut json).expect("the whole message");
+    Some(simd_json::from_slice(&mut json).expect("a message"))
+}
+
+#[test]
+fn what_is_not_understood_on_the_attach_socket_is_answered_and_logged() {
+    let hub = Hub::start();
+    let attach = |from: &str, to: &str| {
+        let message = attach_message("x", &["GET /x"], WakeMode::Futex);
+        let text = simd_json::to_string(&message).expect("JSON");
+        assert!(text.contains(from), "{text}");
+        framed(text.replace(from, to).as_bytes())
+    };
+    for (bytes, field, detail) in [
+        (attach("\"futex\"", "\"x\""), "message", "futex"),
+        (
+            attach("\"abi_version\":1", "\"abi_version\":-1"),
+            "message",
+            "",
+        ),
+        (
+            attach("\"abi_version\":1", "\"abi_version\":2"),
+            "abi_version",
+            "version 1",
+        ),
+        (
+            attach("\"registration\"", "\"other\""),
+            "registration",
+            "missing",
+        ),
+        (framed(b"{"), "message", ""),
+        (framed(b""), "message", "empty"),
+        (framed(b"\xff\xfe"), "message", ""),
+        (framed(b"{\"type\":\"nope\"}"), "message", "nope"),
+        (framed(b"{\"type\":\"drain\"}"), "message", "attach first"),
+        (framed(&b"[".repeat(200_000)), "message", ""),
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "message", "at most"),
+    ] {
+        let what = bytes[..bytes.len().min(200)].escape_ascii().to_string();
+        match said_to(&hub, &bytes) {
+            Some(ToWorker::Refused { error, temporary }) => {
+                assert_eq!(error.field, field, "{what}: {error}");
+                assert!(error.detail.contains(detail), "{what}: {error}");
+                assert!(!temporary, "{what}");
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    let logged = || {
+        let lines = [hub.process.stderr.text(), hub.process.stdout.text()].concat();
+        let mut found = lines
+            .lines()
+            .filter(|l| l.contains("refused a process on the attach socket"));
+        (found.next().map(str::to_owned), found.count())
+    };
+    wait_until("it is logged", || logged().0.is_some());
+    let (first, others) = logged();
+    let pid = format!("pid={}", std::process::id());
+    assert!(
+        first
+            .as_ref()
+            .is_some_and(|l| l.contains(&pid) && l.contains("WARN")),
+        "{first:?}"
+    );
+    assert!(
+        others <= 3,
+        "ten at once are not ten lines, but {others} more"
+    );
+}
+
+#[test]
+fn who_says_nothing_on_the_attach_socket_takes_little() {
+    let hub = HubOptions::new().args(["--slots", "16"]).start();
+    let before = hub.process.descriptors();
+    let silent: Vec<_> = (0..300)
+        .map(|_| connect(&hub.socket).expect("a place in the queue"))
+        .collect();
+    wait_until("some are let in", || {
+        hub.process.descriptors() >= before + 64
+    });
+    // Each has a socket and a pidfd; a hub that has just started opens a few for itself.
+    let taken = hub.process.descriptors() - before;
+    assert!(taken < 3 * 64, "{taken} descriptors");
+    drop(silent);
+    let _worker = hub.worker_with("demo", &[]);
+
+    // Half of a long message each: those that have sent most are turned away.
+    let most = 4 * 1024 * 1024u32;
+    let mut long: Vec<_> = (0..8)
+        .map(|_| {
+            let mut socket = connect(&hub.socket).expect("the attach socket");
+            socket.write_all(&most.to_le_bytes()).expect("the length");
+            socket
+        })
+        .collect();
+    let part = vec![b' '; most as usize - 1];
+    for socket in &mut long {
+        // It may be turned away meanwhile.
+        let _ = socket.write_all(&part);
+        socket.set_nonblocking(true).expect("an open socket");
+    }
+    let mut told = vec![0; long.len()];
+    wait_until("those beyond 16 MiB are turned away", || {
+        for (socket, told) in long.iter_mut().zip(&mut told) {
+            let mut bytes = [0; 512];
+            *told += socket.read(&mut bytes).unwrap_or(0);
+        }
+        told.iter().filter(|told| **told > 0).count() >= 4
+    });
 }

@@ -7,7 +7,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::io::{IoSlice, Read, Write};
+use std::io::{IoSlice, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -581,38 +581,4 @@ fn assert_no_canary(worker: &RawWorker, own: usize) {
             assert_eq!(found, None, "{canary} in the memory of {own}");
         }
     }
-}
-
-#[test]
-fn who_is_not_understood_on_the_attach_socket_is_told_and_logged() {
-    let hub = Hub::start();
-    for (said, reason) in [
-        (&br#"{"type":"nonsense"}"#[..], "unknown variant 'nonsense'"),
-        (br#"{"type":"attach","abi_version":-1}"#, "message"),
-        (br#"{"type":"attach""#, "not valid JSON"),
-        (b"GET / HTTP/1.1", "not valid JSON"),
-        (br#"{"type":"drain"}"#, "send an attach first"),
-        (
-            br#"{"type":"attach","abi_version":1,"wake":"x","registration":{"name":"x","routes":[]}}"#,
-            "unknown variant 'x'",
-        ),
-    ] {
-        let mut socket = connect(&hub.socket).expect("the hub accepts");
-        socket.write_all(&framed(said)).expect("the hub listens");
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).expect("an answer");
-        let text = answer.escape_ascii().to_string();
-        assert!(text.contains(r#"\"type\":\"refused\""#), "{text}");
-        assert!(text.contains(reason) || text.contains(&reason.escape_default().to_string()), "{reason}: {text}");
-    }
-    let log = hub.process.stderr.text();
-    // One line for all of them: who knocks often is not to fill the log.
-    let lines = log
-        .matches("refused a process on the attach socket")
-        .count();
-    assert_eq!(lines, 1, "{log}");
-    assert!(
-        log.contains(&format!("pid={}", std::process::id())),
-        "{log}"
-    );
 }

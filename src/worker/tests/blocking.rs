@@ -766,6 +766,49 @@ fn errors_say_what_to_do() {
     }
 }
 
+/// What a hub says that has no room now.
+fn no_room() -> ToWorker {
+    ToWorker::Refused {
+        error: FieldError {
+            field: "name".into(),
+            detail: "too many".into(),
+        },
+        temporary: true,
+    }
+}
+
+#[test]
+fn a_refusal_that_may_pass_is_waited_out() {
+    let hub = FakeHub::new();
+    let worker = quiet("w").socket(hub.socket()).patience(GUARD);
+    let handle = worker.handle();
+    let running = std::thread::spawn(move || worker.run());
+    let refuse = || hub.accept_raw().0.send(&no_room());
+    refuse();
+    refuse();
+    let mut attached = hub.accept(1, geometry(16));
+    // The hub goes, and comes back without room for a while.
+    attached.connection.close();
+    (0..3).for_each(|_| refuse());
+    let mut attached = hub.accept(1, geometry(16));
+    handle.stop();
+    assert_eq!(attached.connection.receive(), Some(ToHub::Drain));
+    attached.connection.close();
+    running.join().unwrap().unwrap();
+
+    // Who is not to wait hears why.
+    for worker in [
+        quiet("w").socket(hub.socket()).patience(Duration::ZERO),
+        quiet("w").socket(hub.socket()).reconnect(false),
+    ] {
+        let running = std::thread::spawn(move || worker.run().unwrap_err());
+        refuse();
+        let error = running.join().unwrap();
+        assert!(matches!(&error, Error::Full(e) if e.detail == "too many"));
+        assert!(error.to_string().contains("too many"), "{error}");
+    }
+}
+
 #[test]
 fn a_hub_that_talks_nonsense_is_an_error() {
     for nonsense in [
