@@ -142,12 +142,7 @@ impl Queue {
             let Some(front) = &self.front else {
                 break;
             };
-            let bytes = if self.chunked {
-                front.chunked()
-            } else {
-                front.plain()
-            };
-            let part = &bytes[self.offset..];
+            let part = &self.form(front)[self.offset..];
             let count = part.len().min(out.len() - filled);
             out[filled..filled + count].copy_from_slice(&part[..count]);
             filled += count;
@@ -163,6 +158,38 @@ impl Queue {
             }
         }
         filled
+    }
+
+    /// The frame that is all there is to send, and its bytes in the form that is sent.
+    pub fn sole(&self) -> Option<(&Rc<Frame>, &[u8])> {
+        let front = self.front.as_ref()?;
+        let is_sole = self.offset == 0
+            && self.rest.is_empty()
+            && self.unsent.is_none()
+            && self.untold.is_none()
+            && self.replayed.is_none();
+        is_sole.then(|| (front, self.form(front)))
+    }
+
+    /// Takes the [sole](Queue::sole) frame, and says how many bytes it has; 0 if there is none.
+    pub fn take_sole(&mut self) -> usize {
+        let Some((front, bytes)) = self.sole() else {
+            return 0;
+        };
+        let (waiting, count) = (front.len(), bytes.len());
+        if self.front_counted {
+            self.uncount(waiting);
+        }
+        self.advance();
+        count
+    }
+
+    fn form<'a>(&self, frame: &'a Frame) -> &'a [u8] {
+        if self.chunked {
+            frame.chunked()
+        } else {
+            frame.plain()
+        }
     }
 
     /// Takes back the end of what [`Queue::fill`] gave last, which the socket did not take. It goes

@@ -39,6 +39,7 @@ pub fn check(input: &[u8]) {
         match step[0] % 8 {
             0..=3 => run.push(usize::from(step[0] / 8) * usize::from(step[1]) / 16),
             4 => run.control(),
+            5 => run.take_sole(usize::from(step[1])),
             _ => run.fill(usize::from(step[0] / 8).pow(2) / 2, usize::from(step[1])),
         }
     }
@@ -161,6 +162,24 @@ impl Run {
         let after = self.counted();
         assert!(after.0 <= before.0 && after.1 <= before.1);
         assert!(taken == filled || !self.queue.is_empty());
+    }
+
+    /// As `fill`, with the frame itself where it is all there is.
+    fn take_sole(&mut self, taken: usize) {
+        let before = self.counted();
+        let sole = self.queue.sole().map(|(_, bytes)| bytes.to_vec());
+        let count = self.queue.take_sole();
+        let Some(bytes) = sole else {
+            assert_eq!((count, self.counted()), (0, before));
+            return;
+        };
+        assert_eq!(count, bytes.len());
+        assert!(self.queue.is_empty(), "it was not the only one");
+        assert_eq!(self.counted(), (0, 0));
+        let taken = taken.min(count);
+        self.sent.extend_from_slice(&bytes[..taken]);
+        self.queue.unsent(&bytes[taken..]);
+        assert!(taken == count || !self.queue.is_empty());
     }
 
     fn counted(&self) -> (usize, usize) {

@@ -56,54 +56,55 @@ impl Buffer {
     }
 }
 
-/// A write under way: a future that gives back the buffer, and how many bytes the socket took.
-pub type RingWrite<S> = InFlightOneshot<Held<S>, HandBack<S>>;
+/// A write under way: a future that says how many bytes the socket took.
+pub type RingWrite<S> = InFlightOneshot<Held<S>, Took<S>>;
 
-/// What must outlive a write: it is kept by the runtime if the future is dropped.
+/// What must outlive a write: it is kept by the runtime if the future is dropped. Two pointers, since it
+/// is moved from hand to hand on its way.
 pub struct Held<S> {
-    buffer: Buffer,
+    _buffer: Rc<Buffer>,
     _socket: Rc<S>,
 }
 
 /// Makes the outcome of a write from its completion.
-pub struct HandBack<S>(PhantomData<fn(S)>);
+pub struct Took<S>(PhantomData<fn(S)>);
 
 /// Puts a write of the first `len` bytes of `buffer` into the ring, which is entered when the runtime
-/// has nothing else to do. A non-blocking socket without room is not waited for. Must be called within
+/// has nothing else to do. Any number of writes may share a buffer; it can be changed again when the
+/// last of them has ended. A non-blocking socket without room is not waited for. Must be called within
 /// a tokio-uring runtime.
 ///
 /// # Panics
 /// The buffer is shorter than `len`.
 pub fn ring_write<S: AsRawFd + 'static>(
     socket: &Rc<S>,
-    buffer: Buffer,
+    buffer: &Rc<Buffer>,
     len: usize,
 ) -> RingWrite<S> {
-    // The kernel reads these bytes, and no others, until the operation has completed: until then
-    // `Held` owns the buffer, whose bytes do not move with it, and keeps the descriptor open.
+    // The kernel reads these bytes, and no others, until the operation has completed: until then `Held`
+    // keeps the buffer, which nobody can change or move while it is shared, and the descriptor open.
     let bytes = &buffer.bytes()[..len];
     let (at, len) = (bytes.as_ptr(), u32::try_from(len).unwrap_or(u32::MAX));
     let fd = types::Fd(socket.as_raw_fd());
-    let entry = match &buffer {
+    let entry = match &**buffer {
         Buffer::Fixed(fixed) => opcode::WriteFixed::new(fd, at, len, fixed.buf_index()).build(),
         Buffer::Plain(_) => opcode::Write::new(fd, at, len).build(),
     };
     let held = Held {
-        buffer,
+        _buffer: buffer.clone(),
         _socket: socket.clone(),
     };
-    UnsubmittedOneshot::new(held, HandBack(PhantomData), entry).submit()
+    UnsubmittedOneshot::new(held, Took(PhantomData), entry).submit()
 }
 
-impl<S: 'static> OneshotOutputTransform for HandBack<S> {
-    type Output = (io::Result<usize>, Buffer);
+impl<S: 'static> OneshotOutputTransform for Took<S> {
+    type Output = io::Result<usize>;
     type StoredData = Held<S>;
 
-    fn transform_oneshot_output(self, held: Held<S>, entry: cqueue::Entry) -> Self::Output {
-        let result = match entry.result() {
+    fn transform_oneshot_output(self, _: Held<S>, entry: cqueue::Entry) -> Self::Output {
+        match entry.result() {
             count @ 0.. => Ok(count as usize),
             error => Err(io::Error::from_raw_os_error(-error)),
-        };
-        (result, held.buffer)
+        }
     }
 }

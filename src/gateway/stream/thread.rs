@@ -19,7 +19,6 @@ use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::shard::Command;
 use crate::gateway::stream::fanout::{Fanout, LOOK_AHEAD};
 use crate::gateway::stream::publish::{Intake, Step};
-use crate::gateway::stream::socket::Socket;
 use crate::gateway::stream::writer::{Buffers, Outcome, Writer};
 use crate::gateway::stream::{Published, ReplyTo, StreamConfig, Streams, ToStreams};
 use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES, RING_MEMORY};
@@ -200,9 +199,9 @@ impl Thread {
             let Some(key) = self.fanout.next_in_line() else {
                 break;
             };
-            any |= self.fanout.begin_write(key, |socket: &Rc<Socket>, fill| {
-                self.writer.begin(key, socket, fill)
-            });
+            any |= self
+                .fanout
+                .begin_write(key, |socket, queue| self.writer.begin(key, socket, queue));
         }
         // A line of nobody who could be written to is no reason to take no more.
         any || (had_line && !self.fanout.has_line())

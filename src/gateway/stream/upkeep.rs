@@ -7,15 +7,15 @@ use std::task::Context;
 use crate::gateway::stream::fanout::Fanout;
 use crate::gateway::stream::socket::Socket;
 use crate::gateway::stream::subscriber::Subscriber;
-use crate::sse::Frame;
+use crate::sse::{Frame, Queue};
 
 impl Fanout {
-    /// Has `begin` write what waits for a subscriber: it is given the socket and what fills a buffer,
-    /// and says whether it has begun.
+    /// Has `begin` write what waits for a subscriber: it is given the socket and the queue, and says
+    /// whether it has begun.
     pub fn begin_write(
         &mut self,
         key: usize,
-        begin: impl FnOnce(&Rc<Socket>, &mut dyn FnMut(&mut [u8]) -> usize) -> bool,
+        begin: impl FnOnce(&Rc<Socket>, &mut Queue) -> bool,
     ) -> bool {
         let now_ms = self.now_ms;
         let Some(subscriber) = self.subscribers.get_mut(key) else {
@@ -23,7 +23,7 @@ impl Fanout {
         };
         let Subscriber { queue, socket, .. } = subscriber;
         let Some(socket) = socket else { return false };
-        let begun = begin(socket, &mut |out| queue.fill(out));
+        let begun = begin(socket, queue);
         subscriber.writing = begun;
         if begun {
             subscriber.written_ms = now_ms;

@@ -1,6 +1,7 @@
-//! Writes to many sockets at once, each from a buffer of its own that is registered with the ring. A
-//! subscriber holds a buffer only while a write is under way; as its socket is non-blocking, that is
-//! until the ring has been entered once.
+//! Writes to many sockets at once, from buffers that are registered with the ring. A frame that is all a
+//! subscriber waits for goes from a buffer that everybody shares who waits for the same; anything else
+//! is put together in a buffer of its own. Either is held only while a write is under way; as sockets
+//! are non-blocking, that is until the ring has been entered once.
 
 use std::future::Future;
 use std::io;
@@ -9,6 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use crate::gateway::stream::socket::Socket;
+use crate::sse::{Frame, Queue};
 use crate::sys::ring_write::{Buffer, RingWrite, ring_write};
 
 /// Bytes in each buffer: a few dozen events of the usual size.
@@ -64,6 +66,10 @@ impl Buffers {
     }
 }
 
+/// Buffers for frames that many wait for: one is written from while the next is begun.
+const SHARED: usize = 2;
+const _: () = assert!(SHARED < MIN_BUFFERS);
+
 /// How a write ended.
 pub enum Outcome<'a> {
     /// All of it was taken.
@@ -77,37 +83,64 @@ pub enum Outcome<'a> {
 /// The writes under way.
 pub struct Writer {
     slots: Vec<Slot>,
+    shared: Vec<Shared>,
     free: Vec<usize>,
     busy: Vec<usize>,
     /// Whether the task is called when the writes end.
     armed: bool,
 }
 
+/// One write at a time.
 struct Slot {
     state: State,
-    /// Who the write is for.
+    /// Who it is for.
     key: usize,
     len: usize,
+    /// For what is put together for one subscriber.
+    own: Rc<Buffer>,
+    /// Which of the shared buffers is written from instead.
+    shared: Option<usize>,
 }
 
 enum State {
-    Free(Buffer),
+    Free,
     Writing(RingWrite<Socket>),
-    Written(io::Result<usize>, Buffer),
-    /// Only while it goes from one to another.
-    Moving,
+    Written(io::Result<usize>),
+}
+
+/// A buffer for a frame.
+struct Shared {
+    buffer: Rc<Buffer>,
+    /// What it holds: keeps the address below from being used for another.
+    frame: Option<Rc<Frame>>,
+    /// Where the bytes stand in the frame, which tells its two forms apart.
+    address: *const u8,
 }
 
 impl Writer {
     /// A writer with these buffers.
+    ///
+    /// # Panics
+    /// They are fewer than [`MIN_BUFFERS`].
     pub fn new(buffers: Vec<Buffer>) -> Writer {
-        let slot = |buffer| Slot {
-            state: State::Free(buffer),
+        assert!(buffers.len() >= MIN_BUFFERS, "too few buffers");
+        let mut buffers = buffers.into_iter().map(Rc::new);
+        let shared = buffers.by_ref().take(SHARED).map(|buffer| Shared {
+            buffer,
+            frame: None,
+            address: std::ptr::null(),
+        });
+        let shared = shared.collect();
+        let slot = |own| Slot {
+            state: State::Free,
             key: 0,
             len: 0,
+            own,
+            shared: None,
         };
-        let slots: Vec<_> = buffers.into_iter().map(slot).collect();
+        let slots: Vec<_> = buffers.map(slot).collect();
         Writer {
+            shared,
             free: (0..slots.len()).collect(),
             busy: Vec::with_capacity(slots.len()),
             armed: true,
@@ -115,7 +148,7 @@ impl Writer {
         }
     }
 
-    /// Whether a buffer is free.
+    /// Whether a write can be begun.
     pub fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
@@ -125,30 +158,35 @@ impl Writer {
         self.busy.is_empty()
     }
 
-    /// Begins a write of what `fill` puts into a buffer. Returns whether there was a buffer and
-    /// anything to write.
-    pub fn begin(
-        &mut self,
-        key: usize,
-        socket: &Rc<Socket>,
-        fill: impl FnOnce(&mut [u8]) -> usize,
-    ) -> bool {
+    /// Begins a write of what waits in a queue, as much as a buffer takes. Returns whether there was
+    /// room and anything to write.
+    pub fn begin(&mut self, key: usize, socket: &Rc<Socket>, queue: &mut Queue) -> bool {
         let Some(&number) = self.free.last() else {
             return false;
         };
         let slot = &mut self.slots[number];
-        let State::Free(mut buffer) = std::mem::replace(&mut slot.state, State::Moving) else {
-            return false;
+        let sole = queue.sole();
+        slot.shared = sole.and_then(|(frame, bytes)| share(&mut self.shared, frame, bytes));
+        let buffer = match slot.shared {
+            Some(shared) => {
+                slot.len = queue.take_sole();
+                &self.shared[shared].buffer
+            }
+            None => {
+                // The write that used it last has ended, and has let go of it.
+                let Some(own) = Rc::get_mut(&mut slot.own) else {
+                    return false;
+                };
+                slot.len = queue.fill(own.bytes_mut());
+                &slot.own
+            }
         };
-        let len = fill(buffer.bytes_mut());
-        if len == 0 {
-            slot.state = State::Free(buffer);
+        if slot.len == 0 {
             return false;
         }
         slot.key = key;
-        slot.len = len;
         // Nobody is called when it ends; `arm` sees to that.
-        slot.state = State::Writing(ring_write(socket, buffer, len));
+        slot.state = State::Writing(ring_write(socket, buffer, slot.len));
         self.free.pop();
         self.busy.push(number);
         self.armed = false;
@@ -175,7 +213,13 @@ impl Writer {
             if !slot.advance(cx) {
                 return true;
             }
-            slot.finish(&mut done);
+            if let State::Written(result) = std::mem::replace(&mut slot.state, State::Free) {
+                let buffer = match slot.shared {
+                    Some(shared) => &self.shared[shared].buffer,
+                    None => &slot.own,
+                };
+                done(slot.key, outcome(&result, &buffer.bytes()[..slot.len]));
+            }
             self.free.push(*number);
             false
         });
@@ -186,28 +230,37 @@ impl Slot {
     /// Goes on with the write. Returns whether it has ended.
     fn advance(&mut self, cx: &mut Context<'_>) -> bool {
         if let State::Writing(write) = &mut self.state
-            && let Poll::Ready((result, buffer)) = Pin::new(write).poll(cx)
+            && let Poll::Ready(result) = Pin::new(write).poll(cx)
         {
-            self.state = State::Written(result, buffer);
+            self.state = State::Written(result);
         }
-        matches!(self.state, State::Written(..))
+        matches!(self.state, State::Written(_))
     }
+}
 
-    /// Says what has become of a write that has ended.
-    fn finish(&mut self, done: &mut impl FnMut(usize, Outcome<'_>)) {
-        let State::Written(result, buffer) = std::mem::replace(&mut self.state, State::Moving)
-        else {
-            return;
+/// The shared buffer that holds this frame in the form of these bytes, which it is put into if one is
+/// not written from any more.
+fn share(buffers: &mut [Shared], frame: &Rc<Frame>, bytes: &[u8]) -> Option<usize> {
+    let holder = buffers.iter().position(|b| b.address == bytes.as_ptr());
+    if holder.is_some() || bytes.len() > BUFFER_LEN {
+        return holder;
+    }
+    buffers.iter_mut().position(|shared| {
+        let Some(buffer) = Rc::get_mut(&mut shared.buffer) else {
+            return false;
         };
-        let outcome = match result {
-            Ok(count) if count == self.len => Outcome::Whole,
-            Ok(count) if count > 0 => Outcome::Short(&buffer.bytes()[count..self.len]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Outcome::Short(&buffer.bytes()[..self.len])
-            }
-            Ok(_) | Err(_) => Outcome::Failed,
-        };
-        done(self.key, outcome);
-        self.state = State::Free(buffer);
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
+        shared.frame = Some(frame.clone());
+        shared.address = bytes.as_ptr();
+        true
+    })
+}
+
+fn outcome<'a>(result: &io::Result<usize>, bytes: &'a [u8]) -> Outcome<'a> {
+    match result {
+        Ok(count) if *count == bytes.len() => Outcome::Whole,
+        Ok(count) if *count > 0 => Outcome::Short(&bytes[*count..]),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Outcome::Short(bytes),
+        Ok(_) | Err(_) => Outcome::Failed,
     }
 }
