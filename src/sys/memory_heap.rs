@@ -41,7 +41,7 @@ impl Drop for Pages {
 /// is gone, and takes its place.
 static NAMED: LazyLock<Mutex<HashMap<u64, Arc<Pages>>>> = LazyLock::new(Mutex::default);
 
-/// An empty file without a path, to be the name of pages.
+/// A file without a path, and as long, to be the name of pages.
 fn name(pages: &Arc<Pages>) -> io::Result<OwnedFd> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -49,6 +49,7 @@ fn name(pages: &Arc<Pages>) -> io::Result<OwnedFd> {
     let path = std::env::temp_dir().join(file);
     let file = File::create_new(&path)?;
     remove_file(path)?;
+    file.set_len(pages.len as u64)?;
     let inode = file.metadata()?.ino();
     let mut named = NAMED.lock().expect("nobody panics with it");
     named.insert(inode, pages.clone());
@@ -63,6 +64,12 @@ fn named(fd: OwnedFd, len: usize) -> io::Result<Arc<Pages>> {
         let why = "the descriptor names no memory of this size";
         io::Error::new(io::ErrorKind::InvalidData, why)
     })
+}
+
+/// Whoever maps a memory sees what was written before its descriptor was asked for. The socket that takes
+/// it there sees to that; ThreadSanitizer does not know it of a system call.
+fn hand_on() {
+    drop(NAMED.lock().expect("nobody panics with it"));
 }
 
 /// As the real one, without seals.
@@ -124,6 +131,7 @@ impl SharedMemory {
     /// # Errors
     /// No descriptor is left.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        hand_on();
         self.fd.try_clone()
     }
 
@@ -139,12 +147,14 @@ impl SharedMemory {
 
 impl AsFd for SharedMemory {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        hand_on();
         self.fd.as_fd()
     }
 }
 
 impl From<SharedMemory> for OwnedFd {
     fn from(memory: SharedMemory) -> Self {
+        hand_on();
         memory.fd
     }
 }
