@@ -13,3 +13,4 @@ pub mod layout;
 #[cfg(not(slotway_loom))]
 pub mod region;
 pub mod ring;
+pub mod spin;

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use ::tokio::io::Interest;
@@ -16,6 +17,8 @@ use ::tokio::task::{spawn_blocking, yield_now};
 use ::tokio::time::{Instant, sleep_until, timeout};
 
 use crate::control::ToHub;
+use crate::shm::spin::Spin;
+use crate::sys::clock::monotonic_ns;
 use crate::worker::attach::{Control, attach};
 use crate::worker::blocking::listen;
 use crate::worker::builder::Settings;
@@ -31,6 +34,9 @@ use crate::worker::writer::{send_async, send_blocking};
 
 /// Requests taken before other tasks get a turn.
 const REQUESTS_PER_TURN: usize = 64;
+
+/// Looks at the rings before other tasks get a turn, when it looks on instead of sleeping.
+const LOOKS_PER_TURN: usize = 4;
 
 /// Runs a worker until it is stopped, replaced, or cannot go on.
 pub(crate) async fn run(settings: &Settings, service: &Arc<Service>) -> Result<(), Error> {
@@ -204,15 +210,32 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
         }
     };
     let mut start = 0;
+    let mut spin = Spin::new();
+    // Requests since other tasks had a turn.
+    let mut taken_in_turn = 0;
     while !session.is_closed() {
         let mut taken = 0;
-        while taken < REQUESTS_PER_TURN
+        while taken_in_turn < REQUESTS_PER_TURN
             && let Some((lane, request)) = session.next(&mut start)
         {
             taken += 1;
+            taken_in_turn += 1;
             dispatch(&session, lane, request, &running);
         }
         if taken > 0 {
+            spin.found(taken, monotonic_ns);
+        }
+        if taken_in_turn == REQUESTS_PER_TURN {
+            taken_in_turn = 0;
+            yield_now().await;
+        } else if spin.looks_on(monotonic_ns) {
+            // The hub may be on this very processor. Other tasks have their turn more rarely, since that
+            // costs more.
+            let nothing_new = || !session.is_ready() && !session.has_backlog();
+            (0..LOOKS_PER_TURN)
+                .take_while(|_| nothing_new())
+                .for_each(|_| thread::yield_now());
+            taken_in_turn = 0;
             yield_now().await;
         } else if session.has_arriving() {
             // The only thing that comes without a call is the end of a client.

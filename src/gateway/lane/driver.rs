@@ -4,10 +4,12 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::thread;
 
 use monoio::fs::File;
 
@@ -15,6 +17,8 @@ use crate::control::WakeMode;
 use crate::gateway::lane::{EventFrame, Lane, Violation};
 use crate::limits::COMPLETIONS_PER_TURN;
 use crate::shm::region::Word;
+use crate::shm::spin::Spin;
+use crate::sys::clock::monotonic_ns;
 use crate::sys::futex;
 
 /// Why [`Lane::drive`] has ended.
@@ -35,8 +39,9 @@ enum Look {
 
 impl Lane {
     /// Drives the lane until the worker is gone or the lane has drained. `hub_bell` is the eventfd
-    /// the worker rings, `worker_bell` the one it listens to. `publish` gets its events: frames that
-    /// are still to be [returned](Lane::return_event), and copies of their bytes.
+    /// the worker rings, `worker_bell` the one it listens to. `publish` gets
+    /// its events: frames that are still to be [returned](Lane::return_event), and copies of their
+    /// bytes.
     pub async fn drive(
         self: Rc<Lane>,
         hub_bell: OwnedFd,
@@ -50,51 +55,69 @@ impl Lane {
         let Ok((hub_bell, worker_bell)) = bells else {
             return Ended::Dead;
         };
-        let ringing = pin!(None);
+        let (ringing, rung) = (pin!(None), pin!(None));
         let mut caller = BellRinger::new(ring, ringing, worker_bell);
-        let mut buffer = Box::new([0; 8]);
-        loop {
-            // Awake: look, turn after turn of the event loop, until there is nothing to do.
-            let awake = poll_fn(|cx| match self.look(&mut caller, &publish, cx) {
-                Look::Busy => {
-                    cx.waker().wake_by_ref();
-                    Poll::Pending
-                }
-                Look::Quiet => Poll::Ready(None),
-                Look::Ended(ended) => Poll::Ready(Some(ended)),
-            });
-            if let Some(ended) = awake.await {
-                return ended;
-            }
-            let mut rung = pin!(hub_bell.read_at(buffer, 0));
-            let armed = self.core.borrow_mut().arm();
-            if self.judge(armed).is_none() {
-                return Ended::Dead;
-            }
-            // Asleep as far as the worker knows. What arrived before it could know is seen by the
-            // first look; what arrives later rings.
-            let asleep = poll_fn(|cx| {
+        let mut listener = BellListener::new(hear, rung, hub_bell);
+        let mut spin = Spin::new();
+        // Whether the worker knows that the hub sleeps.
+        let mut armed = false;
+        poll_fn(|cx| {
+            loop {
                 match self.look(&mut caller, &publish, cx) {
-                    Look::Ended(ended) => return Poll::Ready(Err(ended)),
-                    Look::Busy => cx.waker().wake_by_ref(),
+                    Look::Ended(ended) => return Poll::Ready(ended),
+                    Look::Busy => {
+                        spin.found(self.core.borrow().in_use(), monotonic_ns);
+                        // Further turns of the event loop, until there is nothing to do.
+                        cx.waker().wake_by_ref();
+                        if !armed {
+                            return Poll::Pending;
+                        }
+                    }
+                    Look::Quiet if self.looks_on(&mut spin) => {
+                        if std::mem::take(&mut armed) {
+                            self.core.borrow_mut().disarm();
+                        }
+                        // The worker may be on this very processor.
+                        thread::yield_now();
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Look::Quiet if !armed => {
+                        let arming = self.core.borrow_mut().arm();
+                        if self.judge(arming).is_none() {
+                            return Poll::Ready(Ended::Dead);
+                        }
+                        armed = true;
+                        // Asleep as far as the worker knows. What arrived before it could know is seen
+                        // by one more look; what arrives later rings.
+                        continue;
+                    }
                     Look::Quiet => {}
                 }
-                rung.as_mut().poll(cx).map(Ok)
-            });
-            let woken = asleep.await;
-            self.core.borrow_mut().disarm();
-            match woken {
-                Ok((Ok(_), back)) => {
-                    buffer = back;
-                    self.stats.count_wake_to_hub();
+                match listener.poll(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => {
+                        self.judge::<()>(Err(Violation::Doorbell));
+                        return Poll::Ready(Ended::Dead);
+                    }
+                    Poll::Ready(Ok(())) => {
+                        self.stats.count_wake_to_hub();
+                        self.core.borrow_mut().disarm();
+                        armed = false;
+                    }
                 }
-                Ok((Err(_), _)) => {
-                    self.judge::<()>(Err(Violation::Doorbell));
-                    return Ended::Dead;
-                }
-                Err(ended) => return ended,
             }
+        })
+        .await
+    }
+
+    /// Whether to look once more before sleeping, for an answer that may be about to come.
+    fn looks_on(&self, spin: &mut Spin) -> bool {
+        if self.core.borrow().in_use() == 0 {
+            spin.rest();
+            return false;
         }
+        spin.looks_on(monotonic_ns)
     }
 
     fn look<F: Future<Output = Bell>>(
@@ -167,6 +190,42 @@ async fn ring((file, one): Bell) -> Bell {
     // A bell that cannot be rung has been rung often enough.
     let (_, one) = file.write_at(one, 0).await;
     (file, one)
+}
+
+/// Listens to the hub's bell, one read at a time. `F` is the future of [`hear`].
+struct BellListener<'a, F> {
+    hear: fn(Bell) -> F,
+    hearing: Pin<&'a mut Option<F>>,
+    bell: Option<Bell>,
+}
+
+async fn hear((file, count): Bell) -> (io::Result<()>, Bell) {
+    let (result, count) = file.read_at(count, 0).await;
+    (result.map(drop), (file, count))
+}
+
+impl<'a, F: Future<Output = (io::Result<()>, Bell)>> BellListener<'a, F> {
+    fn new(hear: fn(Bell) -> F, hearing: Pin<&'a mut Option<F>>, file: File) -> Self {
+        BellListener {
+            hear,
+            hearing,
+            bell: Some((file, Box::new([0; 8]))),
+        }
+    }
+
+    /// Waits until the bell has been rung since the last time it was heard.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(bell) = self.bell.take() {
+            self.hearing.set(Some((self.hear)(bell)));
+        }
+        let Some(hearing) = self.hearing.as_mut().as_pin_mut() else {
+            return Poll::Pending;
+        };
+        let (result, bell) = ready!(hearing.poll(cx));
+        self.hearing.set(None);
+        self.bell = Some(bell);
+        Poll::Ready(result)
+    }
 }
 
 /// Rings a worker's bell, one write at a time, as operations of the ring: the worker shares the open
