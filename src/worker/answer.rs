@@ -103,6 +103,7 @@ impl Answer {
             total,
             written: 0,
             frame: None,
+            has_waited: false,
         }
     }
 
@@ -170,6 +171,8 @@ pub(crate) struct Stream {
     written: u64,
     /// The frame that is being filled.
     frame: Option<Filling>,
+    /// Whether it has ever waited for a frame.
+    has_waited: bool,
 }
 
 #[derive(Debug)]
@@ -340,7 +343,7 @@ impl Stream {
                 let error = io::Error::new(io::ErrorKind::BrokenPipe, "the client has gone");
                 return Poll::Ready(Err(error));
             }
-            let allocated = lane.poll_allocate(self.answer.id.index, want, cx);
+            let allocated = lane.poll_allocate(self.answer.id, want, cx);
             // Looked at after the waker was left there, or the call of a close could be missed.
             if allocated.is_pending() && session.is_closed() {
                 let error = io::Error::new(io::ErrorKind::NotConnected, "the hub is gone");
@@ -350,7 +353,10 @@ impl Stream {
                 Poll::Ready(slots) => break slots,
                 // In an event loop nobody else looks at the ring before the hub calls.
                 Poll::Pending if session.sleep_kind() == Sleep::Task && session.pump() => {}
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    self.has_waited = true;
+                    return Poll::Pending;
+                }
             }
         };
         let capacity = slots.run().slots as usize * geometry.slot_size();
@@ -385,6 +391,9 @@ impl Drop for Stream {
     fn drop(&mut self) {
         // What was written and not sent is lost; the answer then says that it is not complete.
         self.drop_frame();
+        if self.has_waited {
+            self.answer.lane().stop_waiting(self.answer.id);
+        }
     }
 }
 

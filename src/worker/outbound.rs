@@ -23,6 +23,24 @@ pub(crate) enum Want {
     Further(u32),
 }
 
+impl Want {
+    /// The fewest slots that are of any use.
+    fn least(self) -> u32 {
+        match self {
+            Want::Whole(least) | Want::Opening(least, _) => least,
+            Want::Further(_) => 1,
+        }
+    }
+}
+
+/// Somebody who waits for slots.
+#[derive(Debug)]
+struct Waiter {
+    id: ExchangeId,
+    want: Want,
+    waker: Waker,
+}
+
 /// Bounds that keep one stream from taking the arena for itself.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -44,8 +62,8 @@ pub(crate) struct Outbound {
     pub(super) lent: Box<[(u32, u32)]>,
     /// By exchange: how many slots it has under way.
     pub(super) held: Box<[u32]>,
-    /// Who waits for slots.
-    pub(super) waiting: Vec<Waker>,
+    /// Who waits for slots, in the order they came; each exchange once.
+    waiting: Vec<Waiter>,
     /// Exchanges that lost their handler when no slot was free to say so.
     pub(super) orphans: VecDeque<ExchangeId>,
     /// What events have of the arena.
@@ -95,31 +113,17 @@ impl Outbound {
 
     /// Takes slots for a frame of this exchange, if it may have them now.
     pub(super) fn allocate(&mut self, exchange: u32, want: Want) -> Option<Slots> {
-        let limits = self.limits;
         let free = self.arena.free_count();
-        let held = self.held[exchange as usize];
-        let streamed = |at_most: u32| {
-            let spare = free.saturating_sub(limits.reserve + self.events.unused());
-            // The less is left, the less any one may have under way: clients that do not read would
-            // otherwise hold all of it when there are but a few of them.
-            let window = limits.window.min((spare / 8).max(1)).saturating_sub(held);
-            (free / 8)
-                .max(1)
-                .min(at_most)
-                .min(limits.frame)
-                .min(window)
-                .min(spare)
-        };
         let slots = match want {
             Want::Whole(count) => self.arena.allocate(count),
             Want::Opening(at_least, at_most) => {
-                let count = streamed(at_most).max(at_least);
+                let count = self.streamed(exchange, at_most, free).max(at_least);
                 self.arena
                     .allocate(count)
                     .or_else(|| self.arena.allocate(at_least))
             }
             Want::Further(at_most) => {
-                let count = streamed(at_most);
+                let count = self.streamed(exchange, at_most, free);
                 // Fragments are no reason to wait: any single slot carries the stream on.
                 self.arena
                     .allocate(count)
@@ -128,5 +132,130 @@ impl Outbound {
         }?;
         self.held[exchange as usize] += slots.run().slots;
         Some(slots)
+    }
+
+    /// Notes who is to be called when the slots may be had.
+    pub(super) fn wait(&mut self, id: ExchangeId, want: Want, waker: &Waker) {
+        match self.waiting.iter_mut().find(|waiter| waiter.id == id) {
+            Some(waiter) => {
+                waiter.want = want;
+                waiter.waker.clone_from(waker);
+            }
+            None => self.waiting.push(Waiter {
+                id,
+                want,
+                waker: waker.clone(),
+            }),
+        }
+    }
+
+    /// The exchange waits for nothing any more.
+    pub(super) fn stop_waiting(&mut self, id: ExchangeId) {
+        self.waiting.retain(|waiter| waiter.id != id);
+    }
+
+    /// Takes out those who can go on: as many as there are slots for, for each of a thousand streams
+    /// would find nothing after the first few, and those of which `is_over` says that their exchange is.
+    pub(super) fn take_waiters(&mut self, is_over: impl Fn(ExchangeId) -> bool) -> Vec<Waker> {
+        let mut free = self.arena.free_count();
+        let mut called = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|waiter| {
+            let least = waiter.want.least();
+            let may_go_on = match waiter.want {
+                Want::Whole(_) | Want::Opening(..) => least <= free,
+                Want::Further(at_most) => self.streamed(waiter.id.index, at_most, free) > 0,
+            };
+            if may_go_on {
+                free -= least;
+            }
+            let is_called = may_go_on || is_over(waiter.id);
+            if is_called {
+                called.push(waiter.waker.clone());
+            }
+            !is_called
+        });
+        self.waiting = waiting;
+        called
+    }
+
+    /// Takes out everybody.
+    pub(super) fn take_all_waiters(&mut self) -> Vec<Waker> {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_iter().map(|waiter| waiter.waker).collect()
+    }
+
+    /// How many slots the next frame of a streamed answer may have when so many are free.
+    fn streamed(&self, exchange: u32, at_most: u32, free: u32) -> u32 {
+        let limits = self.limits;
+        let held = self.held[exchange as usize];
+        let spare = free.saturating_sub(limits.reserve + self.events.unused());
+        // The less is left, the less any one may have under way: clients that do not read would
+        // otherwise hold all of it when there are but a few of them.
+        let window = limits.window.min((spare / 8).max(1)).saturating_sub(held);
+        (free / 8)
+            .max(1)
+            .min(at_most)
+            .min(limits.frame)
+            .min(window)
+            .min(spare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn id(index: u32) -> ExchangeId {
+        ExchangeId {
+            index,
+            generation: 1,
+        }
+    }
+
+    #[test]
+    fn a_slot_that_comes_back_calls_one_of_many_who_wait() {
+        let geometry = Geometry::new(64, 4096).unwrap();
+        let mut outbound = Outbound::new(geometry);
+        let mut taken = Vec::new();
+        for exchange in 0..64 {
+            taken.extend(outbound.allocate(exchange, Want::Further(16)));
+        }
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let (first, last) = (40, 64);
+        for exchange in first..last {
+            assert!(outbound.allocate(exchange, Want::Further(1)).is_none());
+            outbound.wait(id(exchange), Want::Further(1), &waker);
+            outbound.wait(id(exchange), Want::Further(1), &waker);
+        }
+        let called = |outbound: &mut Outbound, over: Option<u32>| {
+            let wakers = outbound.take_waiters(|id| Some(id.index) == over);
+            wakers.into_iter().for_each(Waker::wake);
+            count.0.swap(0, Ordering::Relaxed)
+        };
+        assert_eq!(called(&mut outbound, None), 0, "nothing is free");
+        let back = taken.pop().expect("some were to be had");
+        let room = back.run().slots as usize;
+        outbound.arena.release(back);
+        assert_eq!(called(&mut outbound, None), room);
+        // Whose client has gone is called whatever there is.
+        outbound.arena.allocate(room as u32).expect("it is free");
+        assert_eq!(called(&mut outbound, Some(last - 1)), 1);
+        let left = (last - first) as usize - room - 1;
+        outbound.stop_waiting(id(last - 2));
+        assert_eq!(outbound.take_all_waiters().len(), left - 1);
     }
 }

@@ -220,16 +220,31 @@ impl Lane {
 
     /// Takes response slots, or has `cx` woken when some have come back. After `Pending` the caller
     /// must look at the submission ring once more.
-    pub(crate) fn poll_allocate(&self, exchange: u32, want: Want, cx: &Context<'_>) -> Poll<Slots> {
+    pub(crate) fn poll_allocate(
+        &self,
+        id: ExchangeId,
+        want: Want,
+        cx: &Context<'_>,
+    ) -> Poll<Slots> {
         let mut outbound = lock(&self.outbound);
-        if let Some(slots) = outbound.allocate(exchange, want) {
+        if let Some(slots) = outbound.allocate(id.index, want) {
+            // It may have come without being called.
+            outbound.stop_waiting(id);
             return Poll::Ready(slots);
         }
-        if !outbound.waiting.iter().any(|w| w.will_wake(cx.waker())) {
-            outbound.waiting.push(cx.waker().clone());
-        }
+        outbound.wait(id, want, cx.waker());
         self.starve(&mut outbound);
         Poll::Pending
+    }
+
+    /// Whoever sends the answer of this exchange waits for slots no more. If it was called and did not
+    /// come, another is.
+    pub(crate) fn stop_waiting(&self, id: ExchangeId) {
+        let mut outbound = lock(&self.outbound);
+        outbound.stop_waiting(id);
+        let waiting = self.serve_waiting(&mut outbound);
+        drop(outbound);
+        waiting.into_iter().for_each(Waker::wake);
     }
 
     /// Gives back slots that were not lent.
@@ -272,7 +287,7 @@ impl Lane {
             }
         }
         let mut outbound = lock(&self.outbound);
-        let waiting = std::mem::take(&mut outbound.waiting);
+        let waiting = outbound.take_all_waiters();
         let (line, receipts) = outbound.events.close();
         drop(outbound);
         receipts.iter().for_each(|receipt| receipt.settle(None));
@@ -370,7 +385,7 @@ impl Lane {
 
     fn serve_waiting(&self, outbound: &mut Outbound) -> Vec<Waker> {
         self.answer_orphans(outbound);
-        let mut waiting = std::mem::take(&mut outbound.waiting);
+        let mut waiting = outbound.take_waiters(|id| self.is_cancelled(id));
         waiting.extend(outbound.events.first_in_line());
         self.sate_if_done(outbound);
         waiting
