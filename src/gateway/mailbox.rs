@@ -41,9 +41,14 @@ pub fn mailbox<T>() -> io::Result<(Sender<T>, Mailbox<T>)> {
 impl<T> Sender<T> {
     /// Puts a message into the mailbox.
     pub fn send(&self, message: T) {
-        let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = queue.is_empty();
-        queue.push(message);
+        let is_first = {
+            let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.push(message);
+            queue.len() == 1
+        };
+        // Behind the lock: on a processor that both share, the receiver runs as soon as the bell rings,
+        // and would go to sleep again over a lock that is held. Whoever comes in between leaves the
+        // ringing to who was first, and a ring for what has been taken already wakes in vain.
         if is_first {
             // A bell that cannot be rung has been rung often enough.
             let _ = self.0.bell.ring();
