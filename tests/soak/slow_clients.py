@@ -94,6 +94,11 @@ def settle(pids):
     print("the hub is still busy after 20 s", file=sys.stderr)
 
 
+def raise_nofile_limit():
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def start_hub(binary, directory):
     """The hub with its demo worker, and where it listens."""
     command = [binary, "demo", "--port", "0", "--socket", f"{directory}/hub.sock"]
@@ -140,8 +145,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=ATTACKS, help="one kind of slow client")
     options = parser.parse_args()
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    raise_nofile_limit()
     failed = False
     with tempfile.TemporaryDirectory() as directory:
         hub, base, pids = start_hub(options.binary, directory)
