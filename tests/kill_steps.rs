@@ -24,6 +24,9 @@ const AFTER_THE_ANSWER: u64 = 5_000;
 /// How long a sample takes in an ordinary run.
 const SAMPLE_TIME: Duration = Duration::from_secs(8);
 const ONE_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Hubs that are killed side by side in a full pass: most of a round is the worker's wait before it looks
+/// for its hub again.
+const SIDE_BY_SIDE: u64 = 8;
 /// What a client may wait after its worker's death.
 const PROMPT: Duration = Duration::from_millis(50);
 
@@ -34,21 +37,35 @@ fn worker_process() {
 }
 
 /// At which steps to kill.
-struct Plan {
-    random: Random,
-    /// Every step, one after the other; otherwise random ones.
-    next: Option<u64>,
-    total: u64,
-    started: Instant,
+enum Plan {
+    /// Random ones, for a while.
+    Sample {
+        random: Random,
+        total: u64,
+        started: Instant,
+    },
+    /// One after the other.
+    Pass { next: u64, stride: u64, total: u64 },
 }
 
 impl Plan {
-    fn new(test: &str, total: u64, every: bool) -> Plan {
-        Plan {
+    fn sample(test: &str, total: u64) -> Plan {
+        Plan::Sample {
             random: Random(support::seed(test)),
-            next: every.then_some(0),
             total,
             started: Instant::now(),
+        }
+    }
+
+    /// All steps, or what `SLOTWAY_STEP_STRIDE` leaves of them, dealt out to `count` passes; this is
+    /// the one with this index.
+    fn pass(total: u64, index: u64, count: u64) -> Plan {
+        let stride = std::env::var("SLOTWAY_STEP_STRIDE");
+        let stride: u64 = stride.map_or(1, |text| text.parse().expect("a number of steps"));
+        Plan::Pass {
+            next: index * stride,
+            stride: count * stride,
+            total,
         }
     }
 }
@@ -57,22 +74,16 @@ impl Iterator for Plan {
     type Item = u64;
 
     fn next(&mut self) -> Option<u64> {
-        match &mut self.next {
-            Some(next) if *next > self.total => None,
-            Some(next) => {
-                *next += stride();
-                Some(*next - stride())
+        match self {
+            Plan::Sample { started, .. } if started.elapsed() > SAMPLE_TIME => None,
+            Plan::Sample { random, total, .. } => Some(random.below(*total + 1)),
+            Plan::Pass { next, total, .. } if *next > *total => None,
+            Plan::Pass { next, stride, .. } => {
+                *next += *stride;
+                Some(*next - *stride)
             }
-            None if self.started.elapsed() > SAMPLE_TIME => None,
-            None => Some(self.random.below(self.total + 1)),
         }
     }
-}
-
-/// Every how many steps in a full pass: `SLOTWAY_STEP_STRIDE`, or each.
-fn stride() -> u64 {
-    let stride = std::env::var("SLOTWAY_STEP_STRIDE");
-    stride.map_or(1, |text| text.parse().expect("a number of steps"))
 }
 
 /// The times that were taken, in order.
@@ -184,7 +195,11 @@ fn kill_workers(test: &str, every: bool) {
     let bystander = hub.worker();
     let mut waits = Waits(Vec::new());
     let (mut answered, mut refused, mut pid) = (0, 0, 0);
-    for number in Plan::new(test, total, every) {
+    let plan = match every {
+        true => Plan::pass(total, 0, 1),
+        false => Plan::sample(test, total),
+    };
+    for number in plan {
         let mut worker = test_worker::start_token(&hub, "stepped");
         assert_ne!(std::mem::replace(&mut pid, worker.pid()), worker.pid());
         let mut warm = hub.connect();
@@ -317,18 +332,25 @@ fn named_shared_memory() -> usize {
         .count()
 }
 
-fn kill_hubs(test: &str, every: bool) {
-    let total = count_hub_steps(every);
-    println!("{test}: a shard takes {total} steps for a request");
+/// What became of the hubs that were killed, and of their clients.
+#[derive(Default)]
+struct Fates {
+    answered: u64,
+    broken: u64,
+    /// From the return of a hub to that of its worker.
+    returns: Vec<Duration>,
+}
+
+/// Kills one hub after the other, in one directory and with one worker.
+fn kill_one_after_the_other(plan: Plan, every: bool) -> Fates {
     let named_before = named_shared_memory();
     let mut hub = stepping_hub();
     let worker = test_worker::start_token(&hub, "steady");
     let (mut client, thread) = stopped_shard(&hub);
     let mut thread = Some(thread);
     let before = holdings(&worker);
-    let mut returns = Waits(Vec::new());
-    let (mut answered, mut broken) = (0, 0);
-    for number in Plan::new(test, total, every) {
+    let mut fates = Fates::default();
+    for number in plan {
         let token = format!("step-{number}");
         let mut stopped = thread.take().expect("the shard is stopped");
         send_token(&mut client, &token);
@@ -339,9 +361,9 @@ fn kill_hubs(test: &str, every: bool) {
             Some(answer) => {
                 assert_eq!(answer.status, 200, "{answer:?}");
                 assert_eq!(answer.text(), format!("{token}:the body of {token}"));
-                answered += 1;
+                fates.answered += 1;
             }
-            None => broken += 1,
+            None => fates.broken += 1,
         }
         assert_eq!(named_shared_memory(), named_before, "at step {number}");
 
@@ -353,7 +375,7 @@ fn kill_hubs(test: &str, every: bool) {
         hub = stepping_options().start_in(dir);
         let returned = Instant::now();
         hub.wait_attached("steady", worker.pid());
-        returns.0.push(returned.elapsed());
+        fates.returns.push(returned.elapsed());
         let next = stopped_shard(&hub);
         client = next.0;
         thread = Some(next.1);
@@ -361,11 +383,37 @@ fn kill_hubs(test: &str, every: bool) {
             holdings(&worker) == before
         });
     }
-    drop(thread);
-    drop(hub);
-    println!("{test}: {answered} answered, {broken} connections broken");
-    assert!(broken > 0, "no hub was killed in time");
-    let median = returns.report("from a hub's return to its worker's");
+    fates
+}
+
+fn kill_hubs(test: &str, every: bool) {
+    let total = count_hub_steps(every);
+    println!("{test}: a shard takes {total} steps for a request");
+    let fates = if every {
+        // A thread for each: ptrace answers only to the thread that has attached.
+        std::thread::scope(|scope| {
+            let hubs = (0..SIDE_BY_SIDE).map(|index| {
+                let plan = Plan::pass(total, index, SIDE_BY_SIDE);
+                scope.spawn(move || kill_one_after_the_other(plan, true))
+            });
+            let hubs: Vec<_> = hubs.collect();
+            let ends = hubs.into_iter().map(|hub| hub.join().expect("all held"));
+            ends.fold(Fates::default(), |mut sum, one| {
+                sum.answered += one.answered;
+                sum.broken += one.broken;
+                sum.returns.extend(one.returns);
+                sum
+            })
+        })
+    } else {
+        kill_one_after_the_other(Plan::sample(test, total), false)
+    };
+    println!(
+        "{test}: {} answered, {} connections broken",
+        fates.answered, fates.broken
+    );
+    assert!(fates.broken > 0, "no hub was killed in time");
+    let median = Waits(fates.returns).report("from a hub's return to its worker's");
     assert!(median < Duration::from_secs(1), "{median:?}");
 }
 
