@@ -23,6 +23,7 @@ use slotway::sys::eventfd::EventFd;
 use slotway::sys::fd_pass::{recv_with_fds, send_with_fds};
 use slotway::sys::futex;
 use slotway::sys::memory::SharedMemory;
+use slotway::sys::wake_fd::WakeFd;
 
 /// Set in the worker's environment to the name of its [`Mode`].
 const WORKER: &str = "SLOTWAY_BENCH_WORKER";
@@ -47,18 +48,18 @@ fn geometry() -> Geometry {
     Geometry::new(64, 4096).expect("the geometry is possible")
 }
 
-/// Two eventfds and the memory between them, from either end.
-struct Lane<Side> {
+/// Two doorbells and the memory between them, from either end. `Wake` is the end of the worker's.
+struct Lane<Side, Wake> {
     memory: LaneMemory<Side>,
     hub_eventfd: EventFd,
-    worker_eventfd: EventFd,
+    worker_wake: Wake,
     producer: Producer,
     consumer: Consumer,
 }
 
 /// The hub's end.
 struct Hub {
-    lane: Lane<HubSide>,
+    lane: Lane<HubSide, EventFd>,
     mode: Mode,
     caller: Caller,
     sleeper: Sleeper,
@@ -73,8 +74,9 @@ impl Hub {
         let len = geometry.memory_len();
         let (request, written) = SharedMemory::create_written_here("bench-request", len)?;
         let (response, read) = SharedMemory::create_written_by_peer("bench-response", len)?;
-        // Both block: each side waits on its own with a plain read.
-        let (hub_eventfd, worker_eventfd) = (EventFd::new(false)?, EventFd::new(false)?);
+        // The hub waits on its own with a plain read, so that one blocks.
+        let (hub_eventfd, worker_eventfd) = (EventFd::new(false)?, EventFd::new(true)?);
+        let worker_wake = WakeFd::new(&worker_eventfd)?;
         let (ours, theirs) = UnixStream::pair()?;
         let worker = Command::new(env::current_exe()?)
             .env(WORKER, name)
@@ -84,14 +86,14 @@ impl Hub {
             request.as_fd(),
             response.as_fd(),
             hub_eventfd.as_fd(),
-            worker_eventfd.as_fd(),
+            worker_wake.as_fd(),
         ];
         send_with_fds(&ours, b"4", &fds)?;
         Ok(Hub {
             lane: Lane {
                 memory: LaneMemory::<HubSide>::new(written, read, geometry)?,
                 hub_eventfd,
-                worker_eventfd,
+                worker_wake: worker_eventfd,
                 producer: Producer::default(),
                 consumer: Consumer::default(),
             },
@@ -133,7 +135,7 @@ impl Hub {
             if self.mode == Mode::Futex {
                 futex::wake(doorbell, 1).expect("the word is valid");
             } else {
-                lane.worker_eventfd.ring().expect("the eventfd is valid");
+                lane.worker_wake.ring().expect("the eventfd is valid");
             }
         }
         let answer = self.take_answer();
@@ -193,7 +195,7 @@ fn work(mode: Mode) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let socket = io::stdin();
     let (_, fds) = recv_with_fds(&socket, &mut [0; 1], 4)?;
-    let [request, response, hub_eventfd, worker_eventfd] = <[OwnedFd; 4]>::try_from(fds)
+    let [request, response, hub_eventfd, worker_wake] = <[OwnedFd; 4]>::try_from(fds)
         .map_err(|fds| io::Error::other(format!("{} descriptors came, not 4", fds.len())))?;
     let len = geometry().memory_len();
     let request = SharedMemory::accept_read_only(request, len)?;
@@ -201,7 +203,7 @@ fn work(mode: Mode) -> io::Result<()> {
     let mut lane = Lane {
         memory: LaneMemory::<WorkerSide>::open(request, response)?,
         hub_eventfd: hub_eventfd.into(),
-        worker_eventfd: worker_eventfd.into(),
+        worker_wake: worker_wake.into(),
         producer: Producer::default(),
         consumer: Consumer::default(),
     };
@@ -230,7 +232,7 @@ fn pong(memory: &LaneMemory<WorkerSide>) -> io::Result<()> {
     }
 }
 
-fn answer(lane: &mut Lane<WorkerSide>, mode: Mode) -> io::Result<()> {
+fn answer(lane: &mut Lane<WorkerSide, WakeFd>, mode: Mode) -> io::Result<()> {
     let (inbound, outbound) = (lane.memory.inbound(), lane.memory.outbound());
     let doorbell = lane.memory.peer_word(Word::Doorbell);
     let sleepers = lane.memory.own_word(Word::Sleep);
@@ -257,7 +259,7 @@ fn answer(lane: &mut Lane<WorkerSide>, mode: Mode) -> io::Result<()> {
             if mode == Mode::Futex {
                 futex::wait(doorbell, remembered, None)?;
             } else {
-                wait_for(&lane.worker_eventfd);
+                lane.worker_wake.wait()?;
             }
         }
         sleep_end(sleepers);

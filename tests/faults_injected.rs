@@ -252,6 +252,8 @@ fn a_worker_whose_lanes_cannot_be_made_says_why_and_waits() {
         ("mmap:error=ENOMEM:when=2", "Cannot allocate memory"),
         ("eventfd2:error=EMFILE", "ulimit -n"),
         ("eventfd2:error=EMFILE:when=2", "ulimit -n"),
+        ("epoll_create1:error=EMFILE", "ulimit -n"),
+        ("epoll_ctl:error=ENOSPC", "max_user_watches"),
         ("fcntl:error=EMFILE", "ulimit -n"),
         ("fcntl:error=EPERM", "Operation not permitted"),
     ] {

@@ -1,8 +1,8 @@
-//! Makes the lanes of a new worker: two memories and two eventfds for each shard, and the descriptors
+//! Makes the lanes of a new worker: two memories and two doorbells for each shard, and the descriptors
 //! the worker gets of them.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::control::WakeMode;
@@ -13,13 +13,14 @@ use crate::shm::layout::Geometry;
 use crate::shm::region::LaneMemory;
 use crate::sys::eventfd::EventFd;
 use crate::sys::memory::SharedMemory;
+use crate::sys::wake_fd::WakeFd;
 
 /// A lane before it is handed out: the hub's part, and the descriptors for the worker in the order
 /// of the ABI.
 pub struct NewLane {
     /// What the shard gets.
     pub parts: LaneParts,
-    /// Request memory, response memory, the hub's eventfd, the worker's eventfd.
+    /// Request memory, response memory, the hub's eventfd, what the worker is woken by.
     pub for_worker: [OwnedFd; 4],
 }
 
@@ -37,12 +38,14 @@ impl NewLane {
         // Not non-blocking: a read of it in the hub's ring is to wait. A worker that fills the
         // counter to the brim blocks itself, not the hub.
         let hub_doorbell = OwnedFd::from(EventFd::new(false)?);
+        // The worker gets no hold of what this process writes to.
         let worker_doorbell = EventFd::new(true)?;
+        let worker_wake = WakeFd::new(&worker_doorbell)?;
         let for_worker = [
             request.into(),
             response.into(),
             hub_doorbell.try_clone()?,
-            worker_doorbell.as_fd().try_clone_to_owned()?,
+            worker_wake.into(),
         ];
         let parts = LaneParts {
             worker: worker.clone(),

@@ -1,4 +1,4 @@
-//! An eventfd as a doorbell: rung by one process, drained by another. Carries no data, only the
+//! An eventfd as a doorbell: rung by one side, heard by another. Carries no data, only the
 //! fact that there is something to look at.
 
 use std::io;
@@ -41,8 +41,7 @@ impl EventFd {
     ///
     /// `O_NONBLOCK` belongs to the open file, which every process that holds a copy shares. A
     /// hostile peer could clear it and saturate the counter to make this call wait; a thread that
-    /// serves others and does not trust its peer should ring through its io_uring instead, where a
-    /// write that would block is parked.
+    /// does not trust its peer keeps the eventfd and hands out a [`WakeFd`](super::wake_fd::WakeFd).
     ///
     /// # Errors
     /// Only for a descriptor that is not an eventfd (one built with `From<OwnedFd>`).

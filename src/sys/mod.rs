@@ -17,5 +17,6 @@ pub mod ring_write;
 pub mod signal;
 pub mod stream_socket;
 pub mod timer;
+pub mod wake_fd;
 
 mod counter;

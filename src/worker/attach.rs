@@ -17,6 +17,7 @@ use crate::shm::region::LaneMemory;
 use crate::sys::eventfd::EventFd;
 use crate::sys::fd_pass::{recv_with_fds, send_with_fds};
 use crate::sys::memory::SharedMemory;
+use crate::sys::wake_fd::WakeFd;
 use crate::worker::error::Error;
 use crate::worker::lane::Lane;
 use crate::worker::service::Service;
@@ -215,7 +216,7 @@ impl Control {
         Ok(Lane::new(
             memory,
             EventFd::from(hub_bell),
-            EventFd::from(own_bell),
+            WakeFd::from(own_bell),
         ))
     }
 }

@@ -25,7 +25,7 @@ pub(crate) const CANCEL_CHECK: Duration = Duration::from_millis(500);
 pub(crate) enum Sleep {
     /// On the doorbell words and their own, by `futex_waitv`.
     Futex,
-    /// In `poll`, on the lanes' eventfds and their own: for kernels without `futex_waitv`.
+    /// In `poll`, on the lanes' doorbells and their own: for kernels without `futex_waitv`.
     Poll,
     /// One task of an event loop looks at the rings; threads only wait for it.
     Task,

@@ -205,7 +205,7 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
     let bells = match bells {
         Ok(bells) => bells,
         Err(error) => {
-            tracing::error!(%error, "the lanes' eventfds cannot be watched: giving up this attach");
+            tracing::error!(%error, "the lanes' doorbells cannot be watched: giving up this attach");
             return session.break_off();
         }
     };
@@ -260,8 +260,7 @@ async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>]) {
             return Poll::Ready(());
         }
         for bell in bells {
-            // The readiness is edge-triggered: every ring makes a new one, so the counter never has
-            // to be read.
+            // The readiness is edge-triggered: every ring makes a new one, so it need not be drained.
             if let Poll::Ready(ready) = bell.poll_read_ready(cx) {
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();

@@ -304,11 +304,7 @@ fn without_a_request(worker: &mut RawWorker, mode: Mode, random: &mut Random) {
             0 => lies::saturate(&lane.hub_bell),
             1 => lies::drain(&lane.hub_bell),
             2 => lies::set_blocking(&lane.hub_bell, random.below(8) != 0),
-            3 => {
-                lies::set_blocking(&lane.own_bell, false);
-                lies::saturate(&lane.own_bell);
-                lies::set_blocking(&lane.own_bell, true);
-            }
+            3 => lies::tamper_with_doorbell(&lane.own_bell),
             _ => lane.ring(),
         },
         Mode::Flood => {

@@ -39,7 +39,7 @@ enum Look {
 
 impl Lane {
     /// Drives the lane until the worker is gone or the lane has drained. `hub_bell` is the eventfd
-    /// the worker rings, `worker_bell` the one it listens to. `publish` gets
+    /// the worker rings, `worker_bell` the one it is woken by. `publish` gets
     /// its events: frames that are still to be [returned](Lane::return_event), and copies of their
     /// bytes.
     pub async fn drive(
@@ -228,8 +228,8 @@ impl<'a, F: Future<Output = (io::Result<()>, Bell)>> BellListener<'a, F> {
     }
 }
 
-/// Rings a worker's bell, one write at a time, as operations of the ring: the worker shares the open
-/// file and could make a plain write block this thread. `F` is the future of [`ring`].
+/// Rings a worker's bell, one write at a time, as operations of the ring, which go to the kernel with
+/// the others. `F` is the future of [`ring`].
 struct BellRinger<'a, F> {
     ring: fn(Bell) -> F,
     ringing: Pin<&'a mut Option<F>>,

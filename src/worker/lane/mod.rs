@@ -13,6 +13,7 @@ use crate::shm::doorbell::{is_starved, sate, should_ring, starve};
 use crate::shm::region::{Arena, LaneMemory, Slots, Word, WorkerSide};
 use crate::shm::ring::Consumer;
 use crate::sys::eventfd::EventFd;
+use crate::sys::wake_fd::WakeFd;
 use crate::worker::frame::Frame;
 use crate::worker::inbox::Inbox;
 use crate::worker::outbound::{Outbound, Want};
@@ -26,8 +27,8 @@ pub(crate) struct Lane {
     memory: LaneMemory<WorkerSide>,
     /// Wakes the hub.
     hub_bell: EventFd,
-    /// Rung by the hub in eventfd mode.
-    own_bell: EventFd,
+    /// Readable when the hub has rung, in eventfd mode.
+    own_bell: WakeFd,
     /// What is popped is also routed under this lock, or two threads could swap two frames of a body.
     inbound: Mutex<Consumer>,
     outbound: Mutex<Outbound>,
@@ -73,11 +74,7 @@ pub(crate) struct Broken;
 
 impl Lane {
     /// A lane over memory that nobody has used yet.
-    pub(crate) fn new(
-        memory: LaneMemory<WorkerSide>,
-        hub_bell: EventFd,
-        own_bell: EventFd,
-    ) -> Lane {
+    pub(crate) fn new(memory: LaneMemory<WorkerSide>, hub_bell: EventFd, own_bell: WakeFd) -> Lane {
         let geometry = memory.geometry();
         let slots = geometry.slots();
         Lane {
@@ -97,8 +94,8 @@ impl Lane {
         &self.memory
     }
 
-    /// The eventfd the hub rings in eventfd mode.
-    pub(crate) fn own_bell(&self) -> &EventFd {
+    /// What can be read when the hub has rung, in eventfd mode.
+    pub(crate) fn own_bell(&self) -> &WakeFd {
         &self.own_bell
     }
 

@@ -24,6 +24,7 @@ use crate::shm::ring::{Consumer, Producer};
 use crate::sys::eventfd::EventFd;
 use crate::sys::fd_pass::send_with_fds;
 use crate::sys::memory::SharedMemory;
+use crate::sys::wake_fd::WakeFd;
 use crate::sys::{futex, poll};
 
 /// Longer than anything here may take; reached only by a hang.
@@ -135,12 +136,13 @@ impl Connection {
         let (response_fd, response) =
             SharedMemory::create_written_by_peer("response", len).unwrap();
         let (bell, worker_bell) = (EventFd::new(true).unwrap(), EventFd::new(true).unwrap());
+        let worker_wake = WakeFd::new(&worker_bell).unwrap();
         let memory = LaneMemory::new(request, response, geometry).unwrap();
         let fds = [
             request_fd.as_fd(),
             response_fd.as_fd(),
             bell.as_fd(),
-            worker_bell.as_fd(),
+            worker_wake.as_fd(),
         ];
         let message = framed(&ToWorker::Lane {
             index: index as u32,
