@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use simd_json::prelude::*;
 use support::client::Client;
 use support::pattern::pattern;
+use support::scratch::ScratchDir;
 use support::{Hub, HubOptions, test_worker, wait_until};
 
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
@@ -480,4 +481,143 @@ fn who_sends_too_long_a_head_may_finish_and_read_the_answer() {
         let sent = client.try_send([b'a'; 1000]);
         sent.expect("a reset could take the answer from who has not read it yet");
     }
+}
+
+#[test]
+fn who_was_too_slow_may_go_on_and_read_the_answer() {
+    let dir = ScratchDir::new();
+    let front = dir.path().join("front.sock");
+    let listen = format!("unix:{}", front.display());
+    let hub = HubOptions::new()
+        .args(["--head-timeout", "0.2", "--body-grace", "0.2"])
+        .args(["--listen", &listen])
+        .start_in(dir);
+    let _worker = test_worker::start_blocking(&hub, "checker");
+    // A head; a body behind its head, in slots, and in frames.
+    for (what, begin) in [
+        (
+            "head",
+            "GET /hello HTTP/1.1\r\nHost: a\r\nlong: ".to_string(),
+        ),
+        (
+            "HEAD",
+            "HEAD /hello HTTP/1.1\r\nHost: a\r\nlong: ".to_string(),
+        ),
+        ("small", head("/swallow", "Content-Length: 3000\r\n")),
+        ("whole", head("/swallow", "Content-Length: 50000\r\n")),
+        ("streamed", head("/swallow", "Content-Length: 50000000\r\n")),
+        (
+            "control",
+            head("/internal/register", "Content-Length: 3000\r\n"),
+        ),
+    ] {
+        for by_unix in [false, true] {
+            let mut client = match by_unix {
+                false => hub.connect(),
+                true => Client::unix(&front),
+            };
+            client.send(&begin);
+            client.send("x");
+            let answer = client.answer_to(if what == "HEAD" { "HEAD" } else { "GET" });
+            assert_eq!(answer.status, 408, "{what}");
+            assert_eq!(answer.field("connection"), Some("close"), "{what}");
+            for _ in 0..3 {
+                let sent = client.try_send([b'a'; 1000]);
+                sent.expect("a reset could take the answer from who has not read it yet");
+                // Answers on another connection: what was sent has arrived by then.
+                assert_eq!(hub.get("/health").status, 200);
+            }
+            client.finish_sending();
+            client.assert_closed();
+        }
+    }
+    hub.wait_idle();
+}
+
+#[test]
+fn an_empty_line_behind_a_request_begins_no_head() {
+    let hub = HubOptions::new()
+        .args(["--head-timeout", "0.2", "--idle-timeout", "1"])
+        .start();
+    let _worker = hub.worker();
+    // With the request and behind the answer; the client is silent then, and may go on.
+    for late in [false, true] {
+        for goes_on in [false, true] {
+            let mut client = hub.connect();
+            let request = "GET /hello HTTP/1.1\r\nHost: a\r\n\r\n";
+            match late {
+                false => client.send(format!("{request}\r\n")),
+                true => client.send(request),
+            }
+            assert_eq!(client.answer().text(), "Hello, World!");
+            if late {
+                client.send("\r\n");
+            }
+            if goes_on {
+                assert_eq!(client.get("/hello").text(), "Hello, World!");
+            }
+            // Without a word, and so without 408.
+            client.assert_closed();
+        }
+    }
+}
+
+#[test]
+fn what_nobody_reads_is_not_received_without_end() {
+    let hub = Hub::start();
+    let mut client = hub.connect();
+    client.send(head("/nobody/is/here", "Content-Length: 60000000\r\n"));
+    client.answer().assert_problem(404);
+    let mut sent = 0;
+    while client.try_send([b'a'; 64 * 1024]).is_ok() {
+        sent += 64 * 1024;
+        // What the hub reads, and what both kernels hold.
+        assert!(sent < 40_000_000, "the hub goes on reading");
+    }
+    // One that sends nothing more is not waited for either.
+    let mut client = hub.connect();
+    client.send(head("/nobody/is/here", "Content-Length: 60000000\r\n"));
+    client.answer().assert_problem(404);
+    client.assert_closed();
+    hub.wait_idle();
+}
+
+#[test]
+fn long_answers_that_nobody_reads_have_a_bound() {
+    const ROUTES: usize = 16_000;
+    let hub = HubOptions::new().args(["--shards", "1"]).start();
+    let routes: Vec<_> = (0..ROUTES)
+        .map(|number| {
+            let rest = "x".repeat(100);
+            format!(r#"{{"method":"GET","path":"/many/{number}/{rest}"}}"#)
+        })
+        .collect();
+    let body = format!(r#"{{"name":"many","routes":[{}]}}"#, routes.join(","));
+    let answer = hub.request("POST", "/internal/register", "", body.as_bytes());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let length = hub.get("/health").body.len();
+    let room = 64 * 1024 * 1024 / length;
+    let mut clients: Vec<Client> = (0..room + 20)
+        .map(|_| Client::with_small_window(hub.address))
+        .collect();
+    for client in &mut clients {
+        client.send("GET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+    }
+    let mut statuses: Vec<u16> = Vec::new();
+    for client in &mut clients {
+        let answer = client.answer();
+        statuses.push(answer.status);
+        match answer.status {
+            // Its counters have more digits by and by.
+            200 => assert!(answer.body.len() >= length),
+            _ => drop(answer.assert_problem(503)),
+        }
+    }
+    assert!(
+        statuses.contains(&503),
+        "nothing bounds them: {length} bytes each"
+    );
+    let served = statuses.iter().filter(|status| **status == 200).count();
+    assert!(served >= room / 2, "{served} of {}", statuses.len());
+    assert_eq!(hub.get("/health").status, 200);
 }

@@ -138,6 +138,16 @@ fn unknown_control_paths_and_methods_are_refused() {
     ));
     client.answer().assert_problem(413);
     client.drain_to_end();
+    // Without a length it is read as far as it may go.
+    let mut client = hub.connect();
+    client.send(
+        "POST /internal/emit HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    );
+    client.send("3fffff\r\n");
+    client.send(&long[..0x3f_ffff]);
+    client.send("\r\n2\r\n");
+    client.answer().assert_problem(413);
+    client.drain_to_end();
 }
 
 #[test]

@@ -383,7 +383,7 @@ fn chunked_uploads_in_every_shape() {
             let len = 1 + random.below(if round % 5 == 0 { 30_000 } else { 40 }) as usize;
             let part = support::pattern::pattern(random.next(), len);
             let extension =
-                ["", ";a=b", ";name=\"quoted;\\\"text\"", " ;x"][random.below(3) as usize];
+                ["", ";a=b", ";name=\"quoted;\\\"text\"", ";x"][random.below(4) as usize];
             let size = match random.below(3) {
                 0 => format!("{len:x}"),
                 1 => format!("{len:X}"),

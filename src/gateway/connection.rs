@@ -24,13 +24,17 @@ use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, Fault, HeadBounds, HeadScan
 use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY};
 use crate::message::{BodyLength, Method, Version};
 
-/// How an answer is made to something that is no request.
-const TO_NO_REQUEST: Manner = Manner {
-    method: Method::Get,
-    version: Version::Http11,
-    keep_alive: false,
-    cors: false,
-};
+/// How an answer is made to something that is no request, or none that could be read: `bytes` are what
+/// has come of it. Only that it would be HEAD matters: its answer has no body (RFC 9110, section 9.3.2).
+fn to_no_request(bytes: &[u8]) -> Manner {
+    let is_head = bytes.trim_ascii_start().starts_with(b"HEAD ");
+    Manner {
+        method: if is_head { Method::Head } else { Method::Get },
+        version: Version::Http11,
+        keep_alive: false,
+        cors: false,
+    }
+}
 
 /// One client connection. `F` is the future of a read under way.
 pub(super) struct Connection<'a, F> {
@@ -64,7 +68,7 @@ pub(super) enum Next {
 enum Head {
     Complete(HeadBounds),
     Bad(Fault),
-    TooSlow,
+    TooSlow(Manner),
     /// Nothing yet, and probably not soon.
     Later,
     Nothing,
@@ -138,8 +142,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         loop {
             let next = match self.next_head().await {
                 Head::Complete(bounds) => self.answer(bounds).await,
-                Head::Bad(fault) => self.refuse(fault.into(), TO_NO_REQUEST).await,
-                Head::TooSlow => self.refuse(Problem::too_slow(), TO_NO_REQUEST).await,
+                Head::Bad(fault) => {
+                    let manner = to_no_request(self.input.buffered());
+                    self.refuse(fault.into(), manner).await
+                }
+                Head::TooSlow(manner) => self.refuse(Problem::too_slow(), manner).await,
                 Head::Later => Next::Rest,
                 Head::Nothing => Next::Drop,
             };
@@ -155,7 +162,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     }
 
     async fn turn_away(&mut self, problem: Problem) {
-        if self.refuse(problem, TO_NO_REQUEST).await == Next::Close {
+        if self.refuse(problem, to_no_request(b"")).await == Next::Close {
             self.linger().await;
         }
     }
@@ -191,10 +198,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 Ok(None) => {}
                 Err(fault) => return Head::Bad(fault),
             }
-            let resting = !self.input.holds_bytes();
+            // RFC 9112, section 2.2: some clients send an empty line behind a body. It begins no head.
+            let resting = !self.input.holds_bytes() || self.input.buffered() == b"\r\n";
             if self.input.has_ended() {
-                let late = self.entered.watch.fired() && !resting;
-                return if late { Head::TooSlow } else { Head::Nothing };
+                return Head::Nothing;
             }
             if resting {
                 if self.shard.is_stopping() {
@@ -204,6 +211,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     return Head::Later;
                 }
                 self.rest().await;
+                began = false;
                 continue;
             }
             if !began {
@@ -215,8 +223,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     .expect_read(self.shard.clock.now_ms() + limit);
                 began = true;
             }
+            let manner = to_no_request(self.input.buffered());
             // An error shows as the end of the input.
-            let _ = self.input.fill().await;
+            let received = self.entered.watch.until_late(self.input.fill()).await;
+            if received.is_none() {
+                return Head::TooSlow(manner);
+            }
         }
     }
 
@@ -231,7 +243,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             let raw = &self.input.buffered()[bounds.start..bounds.end];
             let mut plan = match self.shard.plan(raw, self.peer) {
                 Ok(plan) => plan,
-                Err(fault) => return self.refuse(fault.into(), TO_NO_REQUEST).await,
+                Err(fault) => {
+                    let manner = to_no_request(raw);
+                    return self.refuse(fault.into(), manner).await;
+                }
             };
             let dispatch = match plan.action {
                 Action::Dispatch(dispatch) => dispatch,
@@ -319,7 +334,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         {
             return Next::Drop;
         }
-        if let Err(fault) = self.read_whole(taken, &mut bytes).await {
+        let received = self.read_whole(taken, &mut bytes).await;
+        self.input.expect_soon(self.brisk);
+        if let Err(fault) = received {
             manner.keep_alive = false;
             let Some(problem) = fault.problem() else {
                 return Next::Drop;
@@ -341,9 +358,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         fields.extend(answer.allow.map(|allow| ("allow", allow)));
         let sent = self
             .output
-            .send_own(answer.status, &fields, &answer.body, manner)
+            .send_long(answer.status, &fields, answer.body, manner)
             .await;
-        after(sent, manner)
+        match sent {
+            Some(sent) => after(sent, manner),
+            None => self.refuse(Problem::too_much_unread(), manner).await,
+        }
     }
 
     /// Receives a whole body of at most [`MAX_CONTROL_BODY`] bytes.
@@ -352,6 +372,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let mut decoder = ChunkDecoder::default();
         let clients = &self.shard.config.clients;
         let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients, 0);
+        self.input.expect_much();
         loop {
             let buffered = self.input.buffered();
             match body {
@@ -415,6 +436,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             .watch
             .expect_read(self.shard.clock.now_ms() + LINGER_MS);
         let mut left = LINGER_BYTES;
+        self.input.expect_much();
         while !self.input.has_ended() && left > 0 {
             // First of all what is there: without room nothing could be received.
             let all = self.input.buffered().len();

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use monoio::io::{AsyncReadRent, OwnedReadHalf};
+use monoio::io::{AsyncReadRent, CancelHandle, CancelableAsyncReadRent, OwnedReadHalf};
 use monoio::net::UnixStream;
 
 use crate::gateway::buffers::{SlotBuffer, Tail};
@@ -17,6 +17,8 @@ use crate::limits::MAX_HEAD;
 const TINY: usize = 64;
 /// Room for the requests most clients send. A buffer grows where one does not fit.
 const SMALL: usize = 1024;
+/// Room where a body is received whole, or read to be forgotten.
+const AMPLE: usize = 16 * 1024;
 /// Largest buffer: a whole head, and room to read on.
 const LARGE: usize = 2 * MAX_HEAD;
 
@@ -49,8 +51,8 @@ pub struct Input<'a, F> {
     bytes: Vec<u8>,
     /// How many of the bytes are used up.
     used: usize,
-    /// Whether the next request is expected soon.
-    soon: bool,
+    /// Room for what comes into an empty buffer.
+    room: usize,
     /// Whether the read under way has bytes before it.
     pending_holds_bytes: bool,
     ended: bool,
@@ -81,7 +83,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             reader: Some(reader),
             bytes,
             used: 0,
-            soon: false,
+            room: TINY,
             pending_holds_bytes: false,
             ended: false,
             failed: false,
@@ -109,7 +111,12 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
 
     /// Says whether the next request is expected soon, and so what a read for it may take.
     pub fn expect_soon(&mut self, soon: bool) {
-        self.soon = soon;
+        self.room = if soon { SMALL } else { TINY };
+    }
+
+    /// Says that more comes than a head.
+    pub fn expect_much(&mut self) {
+        self.room = AMPLE;
     }
 
     /// Whether the client has stopped sending, or the socket has failed.
@@ -143,12 +150,17 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
     /// Receives directly into slots. No read may be under way and nothing be buffered.
     ///
     /// # Errors
-    /// The socket's; `UnexpectedEof` where the client has stopped sending.
-    pub async fn fill_slots(&mut self, buffer: SlotBuffer) -> (io::Result<()>, SlotBuffer) {
+    /// The socket's; `UnexpectedEof` where the client has stopped sending; `ECANCELED` where that is how
+    /// `cancel` has ended it.
+    pub async fn fill_slots(
+        &mut self,
+        buffer: SlotBuffer,
+        cancel: CancelHandle,
+    ) -> (io::Result<()>, SlotBuffer) {
         let Some(reader) = self.reader.as_mut() else {
             return (Err(io::Error::other("a read is under way")), buffer);
         };
-        let (result, buffer) = reader.read(buffer).await;
+        let (result, buffer) = reader.cancelable_read(buffer, cancel).await;
         let result = match result {
             Ok(0) => {
                 self.ended = true;
@@ -156,7 +168,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             }
             Ok(_) => Ok(()),
             Err(error) => {
-                self.ended = true;
+                self.ended |= error.raw_os_error() != Some(libc::ECANCELED);
                 Err(error)
             }
         };
@@ -174,7 +186,7 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             self.used = 0;
         }
         self.pending_holds_bytes = !bytes.is_empty();
-        make_room(&mut bytes, self.soon);
+        make_room(&mut bytes, self.room);
         self.pending.set(Some((self.begin_read)(reader, bytes)));
     }
 
@@ -194,11 +206,10 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
     }
 }
 
-/// Leaves room for a read: an empty buffer is kept small, for connections spend most of their time
-/// waiting; a full one doubles.
-fn make_room(bytes: &mut Vec<u8>, soon: bool) {
+/// Leaves room for a read: `room` in an empty buffer, which is kept small, for connections spend most
+/// of their time waiting; a full one doubles.
+fn make_room(bytes: &mut Vec<u8>, room: usize) {
     if bytes.is_empty() {
-        let room = if soon { SMALL } else { TINY };
         if bytes.capacity() > 4 * room {
             *bytes = Vec::new();
         }

@@ -18,7 +18,7 @@ use crate::http::{
 };
 use crate::limits::{MAX_HEAD, MAX_SPILLED};
 use crate::message::{Method, Version};
-use crate::shm::codec::{CodecError, decode_response};
+use crate::shm::codec::{CodecError, MAX_ENCODED_RESPONSE, decode_response};
 
 /// A part of a body this small is copied behind the head and sent with it: cheaper than a gathered
 /// write, and the worker has its slots back before the client has read a byte.
@@ -76,7 +76,8 @@ impl std::fmt::Display for BadHead {
     }
 }
 
-/// Bytes that a shard has copied out of workers' memory for clients that are slow.
+/// Bytes of answers that a shard holds for clients that may be slow: copied out of workers' memory, or
+/// long ones of the hub's own.
 #[derive(Debug, Default)]
 pub struct Spilled(Cell<usize>);
 
@@ -157,8 +158,23 @@ impl Output {
         body: &[u8],
         manner: Manner,
     ) -> io::Result<()> {
+        if self.begin_own(status, fields, body.len(), manner) {
+            self.bytes.extend_from_slice(body);
+        }
+        self.flush().await
+    }
+
+    /// Encodes the head of an answer of the hub's own behind whatever is to be sent. Returns whether
+    /// the body follows.
+    fn begin_own(
+        &mut self,
+        status: u16,
+        fields: &[(&str, &str)],
+        body_len: usize,
+        manner: Manner,
+    ) -> bool {
         self.lane = 0;
-        let length = Some(body.len() as u64);
+        let length = Some(body_len as u64);
         let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
         let date = self.clock.date();
         encode_own_head(
@@ -168,13 +184,27 @@ impl Output {
             framing,
             &style(manner, &date),
         );
-        if with_body {
-            self.bytes.extend_from_slice(body);
-        }
-        self.flush().await
+        with_body
     }
 
-    /// Sends a worker's whole answer.
+    /// As [`Output::send_own`], with a body of any length. `None` where clients have yet to read so
+    /// many of these that there is no room for it; nothing was sent then.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn send_long(
+        &mut self,
+        status: u16,
+        fields: &[(&str, &str)],
+        body: Vec<u8>,
+        manner: Manner,
+    ) -> Option<io::Result<()>> {
+        let with_body = self.begin_own(status, fields, body.len(), manner);
+        let body = if with_body { body } else { Vec::new() };
+        self.send_behind(body).await
+    }
+
+    /// Sends a worker's whole answer. `None` as from [`Output::send_long`].
     ///
     /// # Errors
     /// It breaks a rule of HTTP, and nothing was sent. Within, the socket's.
@@ -182,17 +212,32 @@ impl Output {
         &mut self,
         status: u16,
         fields: &[u8],
-        body: &[u8],
+        body: Vec<u8>,
         manner: Manner,
-    ) -> Result<io::Result<()>, WorkerHeadFault> {
+    ) -> Result<Option<io::Result<()>>, WorkerHeadFault> {
         let length = Some(body.len() as u64);
         let (framing, with_body) = framing_for(status, manner.method, manner.version, length);
         self.lane = 0;
         self.bytes = self.encode_head(status, fields, framing, manner)?;
-        if with_body {
-            self.bytes.extend_from_slice(body);
+        let body = if with_body { body } else { Vec::new() };
+        Ok(self.send_behind(body).await)
+    }
+
+    /// Sends a body behind whatever is to be sent. `None` as from [`Output::send_long`].
+    async fn send_behind(&mut self, body: Vec<u8>) -> Option<io::Result<()>> {
+        if body.len() <= COPY_MAX {
+            self.bytes.extend_from_slice(&body);
+            return Some(self.flush().await);
         }
-        Ok(self.flush().await)
+        let Some(_held) = self.spilled.take(body.len()) else {
+            self.bytes.clear();
+            return None;
+        };
+        if let Err(error) = self.flush().await {
+            return Some(Err(error));
+        }
+        self.bytes = body;
+        Some(self.flush().await)
     }
 
     /// The head of a worker's response, with the hub's own fields.
@@ -291,6 +336,10 @@ impl Output {
         manner: Manner,
     ) -> Result<(u16, BodyFraming, bool), BadHead> {
         self.head.clear();
+        // Longer than any head may be, it is not even copied.
+        if frame.head_len > MAX_ENCODED_RESPONSE {
+            return Err(BadHead::Codec(CodecError::TooMany));
+        }
         let memory = exchange.lane().memory();
         if !memory.copy_response(frame.run, 0, frame.head_len, &mut self.head) {
             return Err(BadHead::Codec(CodecError::Truncated));

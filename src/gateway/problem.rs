@@ -96,6 +96,18 @@ impl Problem {
         }
     }
 
+    /// 503: clients have yet to read so many long answers of the hub's that it keeps no more of them.
+    pub fn too_much_unread() -> Problem {
+        Problem {
+            retry: true,
+            ..Problem::new(
+                503,
+                "the hub holds as many long answers for slow clients as it may",
+                "Try again later, and read answers as they come.",
+            )
+        }
+    }
+
     /// What a failed exchange means for the client: 502 or 504.
     pub fn failed(failure: Failure, name: &str) -> Problem {
         match failure {

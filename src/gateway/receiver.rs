@@ -48,10 +48,10 @@ impl<'a> Receiver<'a> {
         input: &mut Input<'_, F>,
     ) -> Result<(), BodyFault> {
         self.expect();
-        let received = input.fill().await;
+        let received = self.watch.until_late(input.fill()).await;
         self.watch.clear_read();
         match received {
-            Ok(count @ 1..) => {
+            Some(Ok(count @ 1..)) => {
                 self.pace.receive(count, self.clock.now_ms());
                 Ok(())
             }
@@ -67,7 +67,8 @@ impl<'a> Receiver<'a> {
     ) -> (Result<(), BodyFault>, SlotBuffer) {
         let before = buffer.received();
         self.expect();
-        let (result, buffer) = input.fill_slots(buffer).await;
+        let cancel = self.watch.cancel_when_late();
+        let (result, buffer) = input.fill_slots(buffer, cancel).await;
         self.watch.clear_read();
         match result {
             Ok(()) => {
@@ -80,7 +81,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn fault(&self) -> BodyFault {
-        if self.watch.fired() {
+        if self.watch.is_late() {
             BodyFault::TooSlow
         } else {
             BodyFault::Gone

@@ -1,19 +1,24 @@
 //! Deadlines of connections, kept coarsely: a connection notes when it is overdue, and a tick of the
-//! shard shuts down the sockets of those that are. An operation in the kernel then ends by itself,
-//! so none has to be cancelled.
+//! shard sees to those that are. Who is owed nothing more has its socket shut down, and an operation in
+//! the kernel then ends by itself. Who is to be told that it was too slow keeps it open: with its
+//! receiving side shut, what it sends meanwhile would be answered with a reset (RFC 1122, section
+//! 4.2.2.13), and the answer could be lost.
 
 use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
+use monoio::io::{CancelHandle, Canceller};
 use slab::Slab;
 
 use crate::limits::PRESSED_TIMEOUT_MS;
 use crate::sys::listen::{reset_on_close, shutdown_both, shutdown_read, with_socket};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
-#[derive(Debug)]
 pub struct Watch {
     socket: RawFd,
     read_ms: Cell<u64>,
@@ -23,21 +28,70 @@ pub struct Watch {
     pressed_read_ms: Cell<u64>,
     pressed_write_ms: Cell<u64>,
     lane: Cell<usize>,
+    when_late: RefCell<WhenLate>,
+    late: Cell<bool>,
     fired: Cell<bool>,
     resting: Cell<bool>,
 }
 
+/// What is done where a client has not sent something in time.
+#[derive(Default)]
+enum WhenLate {
+    /// Reading is shut down.
+    #[default]
+    Shut,
+    /// The task is woken that waits for a read.
+    Wake(Waker),
+    /// The read is cancelled.
+    Cancel(Canceller),
+}
+
 impl Watch {
-    /// The client must have sent something by this time; else reading is shut down, and the client
-    /// can still be told.
+    /// The client must have sent something by this time; else reading is shut down, unless
+    /// [`Watch::until_late`] or [`Watch::cancel_when_late`] is used.
     pub fn expect_read(&self, deadline_ms: u64) {
         self.read_ms.set(deadline_ms);
+        self.late.set(false);
+        self.when_late.take();
+    }
+
+    /// Waits for a read until the client is late, and for no longer: `None`, and the read goes on. Its
+    /// socket is left as it is.
+    pub async fn until_late<T>(&self, read: impl Future<Output = T>) -> Option<T> {
+        let mut read = pin!(read);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = read.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            if self.late.get() {
+                return Poll::Ready(None);
+            }
+            match &mut *self.when_late.borrow_mut() {
+                WhenLate::Wake(waker) => waker.clone_from(cx.waker()),
+                other => *other = WhenLate::Wake(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Cancels the read that is given this when the client is late, and leaves its socket as it is.
+    pub fn cancel_when_late(&self) -> CancelHandle {
+        let canceller = Canceller::new();
+        let handle = canceller.handle();
+        self.when_late.replace(WhenLate::Cancel(canceller));
+        handle
+    }
+
+    /// Whether the client was late for what was expected last.
+    pub fn is_late(&self) -> bool {
+        self.late.get()
     }
 
     /// As [`Watch::expect_read`], of a request that holds something of the lane with this address since
     /// `now_ms`; 0 for none. While others wait for that, the client has less time.
     pub fn expect_body(&self, deadline_ms: u64, lane: usize, now_ms: u64) {
-        self.read_ms.set(deadline_ms);
+        self.expect_read(deadline_ms);
         self.pressed_read_ms.set(pressed_ms(lane, now_ms));
         self.lane.set(lane);
     }
@@ -78,7 +132,7 @@ impl Watch {
         let _ = with_socket(self.socket, |socket| reset_on_close(socket));
     }
 
-    /// Whether the connection was overdue, or was stopped.
+    /// Whether the socket was shut down because the connection was overdue, or was stopped.
     pub fn fired(&self) -> bool {
         self.fired.get()
     }
@@ -102,7 +156,18 @@ impl Watch {
             self.clear_write();
             let _ = with_socket(self.socket, |socket| shutdown_both(socket));
         } else if self.read_ms.get() <= now_ms || must_read {
-            self.stop_reading();
+            self.late.set(true);
+            match self.when_late.take() {
+                WhenLate::Shut => self.stop_reading(),
+                WhenLate::Wake(waker) => {
+                    self.clear_read();
+                    waker.wake();
+                }
+                WhenLate::Cancel(canceller) => {
+                    self.clear_read();
+                    canceller.cancel();
+                }
+            }
         }
     }
 
@@ -131,6 +196,19 @@ pub struct Pressure {
     pub on_readers: bool,
 }
 
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch")
+            .field("socket", &self.socket)
+            .field("read_ms", &self.read_ms)
+            .field("write_ms", &self.write_ms)
+            .field("late", &self.late)
+            .field("fired", &self.fired)
+            .field("resting", &self.resting)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The connections of a shard.
 #[derive(Debug, Default)]
 pub struct Watches(RefCell<Slab<Rc<Watch>>>);
@@ -145,6 +223,8 @@ impl Watches {
             pressed_read_ms: Cell::new(u64::MAX),
             pressed_write_ms: Cell::new(u64::MAX),
             lane: Cell::new(0),
+            when_late: RefCell::default(),
+            late: Cell::new(false),
             fired: Cell::new(false),
             resting: Cell::new(false),
         });

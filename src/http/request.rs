@@ -186,10 +186,10 @@ impl<'h> Control<'h> {
         }
     }
 
-    /// RFC 9110, section 10.1.1.
+    /// RFC 9110, section 10.1.1; empty elements of a list mean nothing (section 5.6.1.2).
     #[cold]
     fn expect(&mut self, value: &[u8]) -> Result<(), Fault> {
-        for expectation in list(value) {
+        for expectation in list(value).filter(|e| !e.is_empty()) {
             if !expectation.eq_ignore_ascii_case(b"100-continue") {
                 return Err(Fault::expectation_failed());
             }

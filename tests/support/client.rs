@@ -134,8 +134,10 @@ impl Client {
 
     /// A connection over TCP that takes little before it is read from.
     pub fn with_small_window(address: SocketAddr) -> Client {
-        use rustix::net::{AddressFamily, SocketType, connect, socket, sockopt};
-        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+        // Hubs that other tests start meanwhile must not inherit it.
+        let flags = SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
         sockopt::set_socket_recv_buffer_size(&socket, 4096).unwrap();
         connect(&socket, &address).expect("the hub accepts");
         let stream = TcpStream::from(socket);

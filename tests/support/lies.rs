@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl};
-use slotway::shm::codec::response_prefix;
+use slotway::shm::codec::{MAX_ENCODED_RESPONSE, response_prefix};
 use slotway::shm::descriptor::{ABORT, Completion, Descriptor, END, Run, UNKNOWN_LENGTH};
 use slotway::shm::layout::{HEAD_OFFSET, SLEEP_OFFSET, STARVED_OFFSET, TAIL_OFFSET};
 use slotway::sys::eventfd::EventFd;
@@ -91,6 +91,7 @@ lies! {
     StatusTooHigh => Refused,
     StatusInterim => Refused,
     FieldsPastHead => Refused,
+    HeadTooLong => Refused,
     HeadOfNoise => Refused,
     Abort => CutShort,
     ConsumerAhead => Answered,
@@ -316,6 +317,16 @@ pub fn tell(lie: Lie, lane: &mut RawLane, claim: &Claim, random: &mut Random) {
             lane.push(one);
             lane.give_back(&claim.descriptor);
         }
+        Lie::HeadTooLong => {
+            // Were it shorter, what follows the field section would not matter.
+            lane.forget(&one);
+            let rest = vec![b'x'; MAX_ENCODED_RESPONSE];
+            let frame = lane.frame(claim, 200, b"x-lie: yes\r\n", &rest);
+            let mut long = frame.expect("a lane has room for a head");
+            (long.head_len, long.body_len) = (MAX_ENCODED_RESPONSE as u32 + 1, 0);
+            long.total = 0;
+            finish(lane, claim, long);
+        }
         Lie::HeadOfNoise => {
             let noise: Vec<u8> = (0..one.head_len)
                 .map(|_| random.next() as u8 | 0x80)
@@ -374,10 +385,7 @@ pub fn tell(lie: Lie, lane: &mut RawLane, claim: &Claim, random: &mut Random) {
             finish(lane, claim, one);
         }
         Lie::OwnBellBlocked => {
-            // The hub rings it too, so that a write may find no room after all.
-            set_blocking(&lane.own_bell, false);
-            saturate(&lane.own_bell);
-            set_blocking(&lane.own_bell, true);
+            tamper_with_doorbell(&lane.own_bell);
             lane.response.set_word(SLEEP_OFFSET, 1);
             finish(lane, claim, one);
         }
@@ -415,6 +423,15 @@ pub fn saturate(bell: impl AsFd) {
             _ => return,
         }
     }
+}
+
+/// Does to the worker's own doorbell what would make the hub wait if it rang an eventfd that both share.
+/// Nothing of it may be possible.
+pub fn tamper_with_doorbell(bell: impl AsFd) {
+    set_blocking(&bell, false);
+    let filled = rustix::io::write(&bell, &(u64::MAX - 1).to_ne_bytes());
+    assert_eq!(filled, Err(rustix::io::Errno::INVAL), "no counter to fill");
+    set_blocking(&bell, true);
 }
 
 /// Takes a ring away from whoever it was meant for, if it is still there. Never waits.

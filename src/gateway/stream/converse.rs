@@ -10,8 +10,8 @@ use std::task::Poll;
 use crate::gateway::lane::{Exchange, Failure, Frame, Permit, RequestFrame};
 use crate::gateway::shard::Shard;
 use crate::gateway::stream::connect::Shown;
-use crate::limits::{CONNECT_TIMEOUT_MS, MAX_RESPONSE_HEAD};
-use crate::shm::codec::decode_response;
+use crate::limits::CONNECT_TIMEOUT_MS;
+use crate::shm::codec::{MAX_ENCODED_RESPONSE, decode_response};
 use crate::shm::descriptor::END;
 use crate::shm::layout::body_offset;
 
@@ -116,7 +116,8 @@ impl Shard {
                 return Said::Gone;
             };
             let memory = lane.memory();
-            let fits = body.len() + frame.body_len <= MAX_REFUSAL;
+            let fits = frame.head_len <= MAX_ENCODED_RESPONSE
+                && body.len() + frame.body_len <= MAX_REFUSAL;
             let copied = fits
                 && memory.copy_response(frame.run, 0, frame.head_len, &mut head)
                 && memory.copy_response(frame.run, frame.body_at, frame.body_len, &mut body);
@@ -129,7 +130,7 @@ impl Shard {
             }
         }
         match decode_response(&head) {
-            Ok((status, fields)) if head.len() <= MAX_RESPONSE_HEAD + 8 => Said::Answer {
+            Ok((status, fields)) => Said::Answer {
                 status,
                 fields: fields.to_vec(),
                 body,

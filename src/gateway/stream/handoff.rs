@@ -106,14 +106,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 status,
                 fields,
                 body,
-            }) => match self
-                .output
-                .send_answer(status, &fields, &body, manner)
-                .await
-            {
-                Ok(Ok(())) if manner.keep_alive => Next::Stay,
-                Ok(Ok(())) => Next::Close,
-                Ok(Err(_)) => Next::Drop,
+            }) => match self.output.send_answer(status, &fields, body, manner).await {
+                Ok(Some(Ok(()))) if manner.keep_alive => Next::Stay,
+                Ok(Some(Ok(()))) => Next::Close,
+                Ok(Some(Err(_))) => Next::Drop,
+                Ok(None) => self.refuse(Problem::too_much_unread(), manner).await,
                 Err(fault) => {
                     tracing::warn!(
                         worker,
