@@ -92,6 +92,12 @@ pub const MAX_STREAM_FRAME: usize = 64 * 1024;
 /// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
 pub const STREAM_WINDOW: usize = 4;
 
+/// Most workers that one request may lose while it waits for a slot of theirs, before it is answered
+/// with 503.
+pub const MAX_TRIES: usize = 3;
+/// Longest body with which a worker may refuse a stream.
+pub const MAX_REFUSAL: usize = 256 * 1024;
+
 /// How long a hub that has just started lets clients of streams wait for a worker, when
 /// `--startup-grace` is not given. Workers come back within a second.
 pub const STARTUP_GRACE_MS: u64 = 2_000;

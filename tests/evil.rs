@@ -91,6 +91,9 @@ fn assert_unharmed(mut hub: Hub) {
         assert!(!log.contains(word), "the hub's log:\n{log}");
     }
     assert!(hub.process.ended().is_none(), "the hub is gone:\n{log}");
+    // Some times what it has after honest work.
+    let memory = hub.process.memory_kib("RssAnon");
+    assert!(memory < 48 * 1024, "{memory} KiB");
     assert_eq!(hub.stop().code(), Some(0), "{}", hub.process.stderr.text());
 }
 

@@ -21,7 +21,7 @@ use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Shard;
 use crate::gateway::watch::Entered;
 use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, Fault, HeadBounds, HeadScanner};
-use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY};
+use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY, MAX_TRIES};
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request, or none that could be read: `bytes` are what
@@ -47,9 +47,6 @@ pub(super) struct Connection<'a, F> {
     /// Whether the client's last request came soon after an answer, as the next one then probably does.
     brisk: bool,
 }
-
-/// How many workers a request may lose before it is answered with 503.
-const MAX_TRIES: usize = 3;
 
 /// What becomes of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,6 +292,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         if let Action::Problem(problem) = action {
             return self.refuse_unread(problem, manner, body).await;
         }
+        // RFC 9112, section 9.3: what is left of a body that is not read must not be taken for a request.
         manner.keep_alive &= body == BodyLength::None;
         let sent = match action {
             Action::Preflight => self.output.send_own(204, PREFLIGHT, b"", manner).await,

@@ -349,7 +349,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         })
     }
 
-    /// An error answer to a request whose body is not read: what follows it is no request.
+    /// An error answer to a request whose body is not read: what follows it is no request (RFC 9112,
+    /// section 9.3).
     pub(super) async fn refuse_unread(
         &mut self,
         problem: Problem,

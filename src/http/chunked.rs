@@ -277,6 +277,7 @@ impl ChunkDecoder {
             _ => return Err(bad_extension()),
         };
         self.extensions = self.extensions.saturating_add(1);
+        // RFC 9112, section 7.1.1: they are to be limited, since they can outweigh what they come with.
         if self.extensions as usize > MAX_CHUNK_EXTENSIONS {
             return Err(bad(
                 "the chunk extensions are longer than 8192 bytes in all",
@@ -371,73 +372,74 @@ const _: () = assert!(
 /// Fields that a sender may not put behind the body, because the recipient needs them before it or
 /// they change what the message is: framing, routing, request modifiers, authentication, response
 /// control and content format (RFC 9110, section 6.5.1), and the hub's own.
+const FORBIDDEN: [&str; 51] = [
+    // Framing and the connection.
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    // Routing.
+    "forwarded",
+    "host",
+    "max-forwards",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+    // Request modifiers.
+    "cache-control",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "pragma",
+    "range",
+    // Authentication and origin.
+    "authentication-info",
+    "authorization",
+    "cookie",
+    "origin",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "referer",
+    "sec-fetch-site",
+    "set-cookie",
+    "www-authenticate",
+    "x-hub-secret",
+    "access-control-request-method",
+    // Response control.
+    "age",
+    "date",
+    "expires",
+    "location",
+    "retry-after",
+    "vary",
+    "warning",
+    // How the content is to be understood.
+    "content-encoding",
+    "content-language",
+    "content-location",
+    "content-range",
+    "content-type",
+    "accept-encoding",
+];
+const _: () = {
+    let mut i = 0;
+    while i < FORBIDDEN.len() {
+        assert!(FORBIDDEN[i].len() <= LONGEST_FORBIDDEN);
+        i += 1;
+    }
+};
+
 fn is_forbidden_trailer(name: &[u8]) -> bool {
-    const FORBIDDEN: [&str; 51] = [
-        // Framing and the connection.
-        "connection",
-        "content-length",
-        "expect",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        // Routing.
-        "forwarded",
-        "host",
-        "max-forwards",
-        "via",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-real-ip",
-        // Request modifiers.
-        "cache-control",
-        "if-match",
-        "if-modified-since",
-        "if-none-match",
-        "if-range",
-        "if-unmodified-since",
-        "pragma",
-        "range",
-        // Authentication and origin.
-        "authentication-info",
-        "authorization",
-        "cookie",
-        "origin",
-        "proxy-authenticate",
-        "proxy-authentication-info",
-        "proxy-authorization",
-        "referer",
-        "sec-fetch-site",
-        "set-cookie",
-        "www-authenticate",
-        "x-hub-secret",
-        "access-control-request-method",
-        // Response control.
-        "age",
-        "date",
-        "expires",
-        "location",
-        "retry-after",
-        "vary",
-        "warning",
-        // How the content is to be understood.
-        "content-encoding",
-        "content-language",
-        "content-location",
-        "content-range",
-        "content-type",
-        "accept-encoding",
-    ];
-    const _: () = {
-        let mut i = 0;
-        while i < FORBIDDEN.len() {
-            assert!(FORBIDDEN[i].len() <= LONGEST_FORBIDDEN);
-            i += 1;
-        }
-    };
     FORBIDDEN
         .iter()
         .any(|forbidden| forbidden.as_bytes() == name)

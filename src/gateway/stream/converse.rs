@@ -10,13 +10,10 @@ use std::task::Poll;
 use crate::gateway::lane::{Exchange, Failure, Frame, Permit, RequestFrame};
 use crate::gateway::shard::Shard;
 use crate::gateway::stream::connect::Shown;
-use crate::limits::CONNECT_TIMEOUT_MS;
+use crate::limits::{CONNECT_TIMEOUT_MS, MAX_REFUSAL};
 use crate::shm::codec::{MAX_ENCODED_RESPONSE, decode_response};
 use crate::shm::descriptor::END;
 use crate::shm::layout::body_offset;
-
-/// Longest body of a refusal; a longer one is no answer.
-const MAX_REFUSAL: usize = 256 * 1024;
 
 /// A worker's answer.
 #[derive(Debug)]

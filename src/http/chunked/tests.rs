@@ -327,3 +327,16 @@ fn agrees_with_the_reference_on_random_bodies() {
 fn the_fuzz_corpus_passes() {
     crate::corpus::replay("chunked", super::naive::check);
 }
+
+#[test]
+fn no_forbidden_field_comes_behind_a_body() {
+    for name in FORBIDDEN {
+        for name in [name.to_string(), name.to_uppercase()] {
+            let body = format!("0\r\n{name}: x\r\n\r\n");
+            assert_eq!(decode(body.as_bytes()), Fault(400), "{name}");
+            // A longer name is another one.
+            let other = format!("0\r\n{name}-x: x\r\n\r\n");
+            assert_ne!(decode(other.as_bytes()), Fault(400), "{name}-x");
+        }
+    }
+}
