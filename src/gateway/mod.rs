@@ -19,6 +19,7 @@ mod plan;
 pub mod problem;
 mod receiver;
 pub mod shard;
+mod spilled;
 pub mod stats;
 pub mod stream;
 mod ticker;

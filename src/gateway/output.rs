@@ -1,7 +1,6 @@
 //! The sending half of a connection: whole answers of the hub's own, and responses relayed from a
 //! worker, frame by frame, straight from its memory where they are not small.
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
@@ -11,12 +10,13 @@ use monoio::net::UnixStream;
 use crate::gateway::buffers::{FramePart, Gather, GatherWrite, Rest};
 use crate::gateway::clock::Clock;
 use crate::gateway::lane::{Exchange, Failure, Frame, Lane};
+use crate::gateway::spilled::Spilled;
 use crate::gateway::watch::Watch;
 use crate::http::{
     BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
     encode_own_head, encode_worker_head, framing_for,
 };
-use crate::limits::{MAX_HEAD, MAX_SPILLED};
+use crate::limits::MAX_HEAD;
 use crate::message::{Method, Version};
 use crate::shm::codec::{CodecError, MAX_ENCODED_RESPONSE, decode_response};
 
@@ -73,30 +73,6 @@ impl std::fmt::Display for BadHead {
             BadHead::Codec(error) => error.fmt(f),
             BadHead::Http(fault) => fault.fmt(f),
         }
-    }
-}
-
-/// Bytes of answers that a shard holds for clients that may be slow: copied out of workers' memory, or
-/// long ones of the hub's own.
-#[derive(Debug, Default)]
-pub struct Spilled(Cell<usize>);
-
-/// A part of them, until it is sent.
-struct Spill(Rc<Spilled>, usize);
-
-impl Spilled {
-    fn take(self: &Rc<Self>, bytes: usize) -> Option<Spill> {
-        let all = self.0.get() + bytes;
-        (all <= MAX_SPILLED).then(|| {
-            self.0.set(all);
-            Spill(self.clone(), bytes)
-        })
-    }
-}
-
-impl Drop for Spill {
-    fn drop(&mut self) {
-        self.0.0.set(self.0.0.get() - self.1);
     }
 }
 

@@ -19,8 +19,8 @@ use crate::gateway::connections::Connections;
 use crate::gateway::hold::Holds;
 use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
-use crate::gateway::output::Spilled;
 use crate::gateway::plan::Scratch;
+use crate::gateway::spilled::Spilled;
 use crate::gateway::stream::{
     LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
 };
