@@ -28,6 +28,7 @@ use crate::hub::state::HubState;
 use crate::hub::supervisor::{Supervisor, SupervisorParts};
 use crate::limits::{BIND_AGAIN_MS, BIND_PATIENCE_MS, LISTEN_BACKLOG};
 use crate::sys::clock::monotonic_ms;
+use crate::sys::fault_guard;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
 use crate::sys::probe::{UringUnavailable, check_io_uring};
 use crate::sys::process::{effective_uid, memory_total, raise_nofile_limit};
@@ -166,6 +167,7 @@ impl RunningHub {
 /// Why it does not.
 pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     let uring = check_io_uring().map_err(StartError::Uring)?;
+    fault_guard::install().map_err(|e| StartError::System("the handler of SIGBUS", e))?;
     let wanted = config.geometry.memory_len() as u64 * 2 * config.shards as u64;
     let total = memory_total();
     if wanted > total {

@@ -11,6 +11,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::fault_guard::GuardedRange;
+
 /// The seals on memory that its creator reads and the peer writes: nobody can change its size, so
 /// no access to the mapping can fault, nor add or remove a seal.
 const SIZE_SEALS: SealFlags = SealFlags::SHRINK
@@ -46,14 +48,16 @@ impl SharedMemory {
     /// Memory of `len` zero bytes that the peer writes and this process only reads.
     ///
     /// The peer may give pages back (`fallocate` with a hole): they read as zeros again, and the
-    /// kernel allocates them anew when touched.
+    /// kernel allocates them anew when touched. Where it cannot, they read as zeros all the same if
+    /// [`install`](super::fault_guard::install) was called.
     ///
     /// # Errors
     /// As for [`SharedMemory::create_written_here`].
     pub fn create_written_by_peer(name: &str, len: usize) -> io::Result<(Self, ReadOnlyMapping)> {
         let memory = Self::create(name, len)?;
         fcntl_add_seals(&memory.fd, SIZE_SEALS)?;
-        let mapping = ReadOnlyMapping::new(memory.as_fd(), len)?;
+        let mut mapping = ReadOnlyMapping::new(memory.as_fd(), len)?;
+        mapping.guard = GuardedRange::new(mapping.as_ptr(), len);
         Ok((memory, mapping))
     }
 
@@ -170,13 +174,15 @@ impl WritableMapping {
 /// unmapped when dropped.
 #[derive(Debug)]
 pub struct ReadOnlyMapping {
+    // Before the mapping: fields are dropped in this order.
+    guard: Option<GuardedRange>,
     raw: MmapRaw,
 }
 
 impl ReadOnlyMapping {
     fn new(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
         let raw = MmapOptions::new().len(len).map_raw_read_only(&fd)?;
-        Ok(Self { raw })
+        Ok(Self { guard: None, raw })
     }
 
     /// The first byte. Valid until the mapping is dropped. What it points to changes under the

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod eventfd;
+pub mod fault_guard;
 pub mod fd_pass;
 pub mod futex;
 pub mod listen;
