@@ -5,7 +5,7 @@
 //! ring once more; the producer publishes and then looks at the sleeper's word. With a full fence
 //! between the two steps on each side, at least one of them sees the other.
 
-use crate::shm::atomics::{AtomicU32, Ordering, fence};
+use crate::shm::atomics::{AtomicU32, Ordering, fence, load_acquire};
 
 /// The hub's half of hub-to-worker wakes.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ pub fn sleep_begin(doorbell: &AtomicU32, sleepers: &AtomicU32) -> u32 {
     sleepers.fetch_add(1, Ordering::Relaxed);
     // SYNC POINT worker-sleep: pairs with the fence in `Caller::call`.
     fence(Ordering::SeqCst);
-    doorbell.load(Ordering::Acquire)
+    load_acquire(doorbell)
 }
 
 /// The counterpart of [`sleep_begin`].

@@ -9,9 +9,10 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::shm::arena::SlotMap;
-use crate::shm::atomics::AtomicU32;
+use crate::shm::atomics::{AtomicU32, load_acquire};
 use crate::shm::descriptor::{Descriptor, Run};
 use crate::shm::layout::{
     ABI_VERSION, DOORBELL_OFFSET, Geometry, HEAD_OFFSET, IDENTITY_OFFSET, Identity, MAGIC,
@@ -64,7 +65,8 @@ impl<Side> LaneMemory<Side> {
 
     /// A control word the other process writes. Only loads are possible: the mapping is read-only.
     pub fn peer_word(&self, word: Word) -> &AtomicU32 {
-        // SAFETY: as in `own_word`; callers only load, and a load of a read-only page is sound.
+        // SAFETY: as in `own_word`; callers only load, relaxed or with `load_acquire`, which works on a
+        // read-only page.
         unsafe { AtomicU32::from_ptr(self.peer.as_ptr().cast_mut().add(word as usize).cast()) }
     }
 
@@ -188,6 +190,9 @@ impl LaneMemory<HubSide> {
             std::ptr::copy_nonoverlapping(from, out.as_mut_ptr().add(out.len()), len);
             out.set_len(out.len() + len);
         }
+        // What is checked and used from here on is the copy: the optimizer must not read the original
+        // again in its place, which is the same to it.
+        compiler_fence(Ordering::SeqCst);
         true
     }
 
@@ -244,7 +249,7 @@ impl LaneMemory<WorkerSide> {
         let at = self.geometry.cancel_offset() + exchange as usize * 4;
         // SAFETY: as in `cancel_word`, on a read-only mapping that is only loaded from.
         let word = unsafe { AtomicU32::from_ptr(self.peer.as_ptr().cast_mut().add(at).cast()) };
-        word.load(std::sync::atomic::Ordering::Acquire)
+        load_acquire(word)
     }
 
     /// The bytes of a request frame; `None` where the part reaches past the frame or the frame past

@@ -2,7 +2,7 @@
 //! writer, which keeps its own copy and never reads back what it shares.
 //! Nothing here trusts the other side: its index is checked before it is used.
 
-use crate::shm::atomics::{AtomicU32, Ordering};
+use crate::shm::atomics::{AtomicU32, Ordering, load_acquire};
 use crate::shm::descriptor::Descriptor;
 
 /// The two indices of a ring, and its size.
@@ -71,7 +71,7 @@ impl Producer {
         if self.tail.wrapping_sub(self.head_seen) >= ring.entries() {
             // SYNC POINT entry-reuse: pairs with the release in `Consumer::release`, so that the
             // consumer's reading of the entry is over before it is written again.
-            let head = ring.head().load(Ordering::Acquire);
+            let head = load_acquire(ring.head());
             if self.published.wrapping_sub(head) > ring.entries() {
                 return Err(PushError::BadIndex);
             }
@@ -147,7 +147,7 @@ impl Consumer {
     /// The producer's index cannot be true.
     pub fn refresh(&mut self, ring: &impl RingIndices) -> Result<bool, BadIndex> {
         // SYNC POINT entry-publish: pairs with the release in `Producer::publish`.
-        let tail = ring.tail().load(Ordering::Acquire);
+        let tail = load_acquire(ring.tail());
         let ready = tail.wrapping_sub(self.head);
         // An index that moved backwards looks like one that ran far ahead.
         if ready > ring.entries() || ready < self.tail_seen.wrapping_sub(self.head) {
