@@ -102,8 +102,14 @@ pub const MAX_HELD: usize = 16 * 1024;
 pub const REFUSALS_AT_ONCE: usize = 8;
 /// Connections a shard refuses before it takes a rest of one tick.
 pub const REFUSALS_IN_A_ROW: usize = 64;
-/// Time between two lines of the log about connections that were refused.
+/// Time between two lines of the log about one thing that strangers can cause without end: connections
+/// that were refused, answers of a worker that are no good.
 pub const REFUSALS_LOG_MS: u64 = 10_000;
+/// Most lines of the log in that time that say of different workers the same thing, such as that they
+/// have attached.
+pub const LOG_BURST: u32 = 64;
+/// Most characters of a stranger's text that stand in the log or in an error message.
+pub const MAX_QUOTE: usize = 200;
 /// Descriptors that clients leave to workers and to everything else: one in this many,
 pub const SPARE_DESCRIPTORS_PART: u64 = 8;
 /// but at least so many,

@@ -3,9 +3,9 @@
 
 mod api;
 mod attach;
-mod brake;
 mod descriptors;
 mod events;
+mod journal;
 mod lanes;
 mod liveness;
 mod peers;

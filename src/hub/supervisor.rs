@@ -11,15 +11,16 @@ use crate::gateway::mailbox::Mailbox;
 use crate::gateway::shard::{Command, Report};
 use crate::gateway::stream::{Incarnation, ToStreams};
 use crate::hub::attach::{Peer, Received};
-use crate::hub::lanes::NewLane;
+use crate::hub::journal::{Journal, Line};
+use crate::hub::lanes;
 use crate::hub::liveness::{Due, Liveness};
 use crate::hub::peers::{Peers, not_understood};
 use crate::hub::readiness::{Ready, Sources};
 use crate::hub::refusal::Refusal;
 use crate::hub::registry::Process;
-use crate::hub::start::remedy;
 use crate::hub::state::{Announcement, HubState, RegisterRequest};
 use crate::limits::RETIRED_MS;
+use crate::quote::quote;
 use crate::shm::layout::{ABI_VERSION, Geometry};
 use crate::sys::clock::monotonic_ms;
 
@@ -46,6 +47,7 @@ pub struct Supervisor {
     parts: SupervisorParts,
     /// Connections on the attach socket.
     peers: Peers,
+    journal: Journal,
     /// Registrations over HTTP that wait for their turn.
     registrations: VecDeque<RegisterRequest>,
     /// When to look again for route tables that nobody uses any more.
@@ -62,6 +64,7 @@ impl Supervisor {
         Supervisor {
             parts,
             peers: Peers::default(),
+            journal: Journal::default(),
             registrations: VecDeque::new(),
             clear_ms: None,
             running,
@@ -96,7 +99,7 @@ impl Supervisor {
             }
             // One at a time: each takes a while, and workers are not to wait behind all of them.
             if let Some(request) = self.registrations.pop_front() {
-                self.parts.state.register(request);
+                self.parts.state.register(request, &mut self.journal);
             }
             self.keep_time();
         }
@@ -129,13 +132,15 @@ impl Supervisor {
         let expiry = self.parts.state.read(|r| r.next_expiry_ms());
         let ping = self.peers.workers().next();
         let ping = ping.map(|_| self.parts.liveness.next_ms());
-        let all = [greeting, expiry, ping, self.clear_ms];
+        let journal = self.journal.next_deadline_ms();
+        let all = [greeting, expiry, ping, self.clear_ms, journal];
         all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     fn keep_time(&mut self) {
         let now_ms = monotonic_ms();
         self.peers.keep_time(now_ms);
+        self.journal.keep_time(now_ms);
         self.clear_ms = match self.parts.state.clear_retired() {
             true => Some(now_ms + RETIRED_MS),
             false => None,
@@ -212,7 +217,10 @@ impl Supervisor {
                     // Who finds no room tries again, and again.
                     Err(Refusal::Full(error)) => self.peers.turn_away(key, Refusal::Full(error)),
                     Err(Refusal::Wrong(error)) => {
-                        tracing::warn!(name = registration.name, "refused a worker: {error}");
+                        if self.journal.takes(Line::Refused) {
+                            let name = quote(&registration.name);
+                            tracing::warn!(name, "refused a worker: {error}");
+                        }
                         self.peers.refuse(key, Refusal::Wrong(error));
                     }
                 }
@@ -223,10 +231,10 @@ impl Supervisor {
             }
             (ToHub::Drain, Some(worker)) => {
                 connected.draining = true;
-                tracing::info!(
-                    worker = self.name_of(worker),
-                    "draining: the worker asked for it"
-                );
+                if self.journal.takes(Line::Draining) {
+                    let worker = self.name_of(worker);
+                    tracing::info!(worker, "draining: the worker asked for it");
+                }
                 self.drain(worker, "the worker asked for it");
             }
             (ToHub::Attach { .. }, Some(_)) => self.lose(key, "it attached twice"),
@@ -266,13 +274,7 @@ impl Supervisor {
             name: name.clone(),
             attach: key,
         };
-        let lanes = (0..shards).map(|_| NewLane::new(&worker, geometry, wake));
-        let (parts, fds): (Vec<_>, Vec<_>) = lanes
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(no_lanes)?
-            .into_iter()
-            .map(|lane| (lane.parts, lane.for_worker))
-            .unzip();
+        let (parts, fds) = lanes::make(shards, &worker, geometry, wake)?;
         let stats = parts.iter().map(|p| p.stats.clone()).collect();
         let Some(connected) = self.peers.get_mut(key) else {
             return Ok(());
@@ -291,12 +293,10 @@ impl Supervisor {
         })?;
         connected.worker = Some(attached.index);
         connected.peer.expect_little();
-        tracing::info!(
-            worker = &*name,
-            pid,
-            routes = registration.routes.len(),
-            "attached"
-        );
+        if self.journal.takes(Line::Attached) {
+            let routes = registration.routes.len();
+            tracing::info!(worker = &*name, pid, routes, "attached");
+        }
         let told = tell_attached(&connected.peer, &attached.id, &fds);
         if let Some(old) = attached.replaced {
             self.tell(
@@ -344,7 +344,9 @@ impl Supervisor {
             Ok(registry.gone(worker, monotonic_ms()))
         });
         self.parts.liveness.forget(worker);
-        if let Ok(Some(name)) = lost {
+        if let Ok(Some(name)) = lost
+            && self.journal.takes(Line::Gone)
+        {
             tracing::info!(worker = &*name, "gone: {why}");
         }
     }
@@ -357,7 +359,9 @@ impl Supervisor {
         {
             return;
         }
-        tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
+        if self.journal.takes(Line::Evicted) {
+            tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
+        }
         self.tell(worker, &ToWorker::Evicted { reason: why.into() });
         self.peers.remove_worker(worker);
         self.gone(worker, "evicted");
@@ -442,22 +446,6 @@ const EVENTS_SHARD: usize = 0;
 fn announce_drain(announcement: &mut Announcement, shards: usize, worker: usize) {
     let others = (0..shards).filter(|shard| *shard != EVENTS_SHARD || shards == 1);
     others.for_each(|shard| announcement.after(shard, Command::Drain(worker)));
-}
-
-/// Why the lanes of a worker could not be made. Most that can be missing for them comes back.
-fn no_lanes(error: io::Error) -> Refusal {
-    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
-    let refused = FieldError {
-        field: "lanes".into(),
-        detail: format!(
-            "the hub cannot make the worker's lanes: {error}{}",
-            remedy(&error)
-        ),
-    };
-    match error.kind() {
-        InvalidInput | PermissionDenied | Unsupported => Refusal::Wrong(refused),
-        _ => Refusal::Full(refused),
-    }
 }
 
 fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {
