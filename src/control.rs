@@ -323,8 +323,8 @@ pub enum ToWorker {
         /// What is wrong.
         #[serde(flatten)]
         error: FieldError,
-        /// Whether the same may be accepted later, since the hub has no room now. Hubs that do not
-        /// know of it leave it out.
+        /// Whether the same may be accepted later, since the hub has no room now, or has just evicted a
+        /// worker of this name. Hubs that do not know of it leave it out.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         temporary: bool,
     },

@@ -189,6 +189,15 @@ pub const PING_INTERVAL_MS: u64 = 10_000;
 pub const PING_TIMEOUT_MS: u64 = 2_000;
 /// Unanswered pings after which a worker is evicted.
 pub const PING_MISSES: u32 = 3;
+/// How long a worker that was evicted for breaking the protocol has to wait before it may attach again,
+/// when `--evicted-pause-ms` is not given; each time twice as long as the last,
+pub const EVICTED_PAUSE_MS: u64 = 1_000;
+/// and at most so long. Who keeps the rules for as long as this afterwards begins from the start.
+pub const MAX_EVICTED_PAUSE_MS: u64 = 30_000;
+/// How much longer than a request may take a worker may drain whose name another has taken.
+pub const DRAIN_GRACE_MS: u64 = 10_000;
+/// Most workers of one name that drain while another has it.
+pub const MAX_DRAINING_NAMESAKES: usize = 4;
 
 /// Shortest `HUB_SECRET`.
 pub const MIN_SECRET: usize = 16;

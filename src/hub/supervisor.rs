@@ -11,13 +11,15 @@ use crate::gateway::mailbox::Mailbox;
 use crate::gateway::shard::{Command, Report};
 use crate::gateway::stream::{Incarnation, ToStreams};
 use crate::hub::attach::{Peer, Received};
+use crate::hub::drains::Drains;
 use crate::hub::journal::{Journal, Line};
 use crate::hub::lanes;
 use crate::hub::liveness::{Due, Liveness};
 use crate::hub::peers::{Peers, not_understood};
+use crate::hub::probation::Probation;
 use crate::hub::readiness::{Ready, Sources};
 use crate::hub::refusal::Refusal;
-use crate::hub::registry::Process;
+use crate::hub::registry::{Process, Registry};
 use crate::hub::state::{Announcement, HubState, RegisterRequest};
 use crate::limits::RETIRED_MS;
 use crate::quote::quote;
@@ -40,6 +42,10 @@ pub struct SupervisorParts {
     pub geometry: Geometry,
     /// Ping rounds.
     pub liveness: Liveness,
+    /// Who has to wait before it may attach again.
+    pub probation: Probation,
+    /// Who drains while another has its name.
+    pub drains: Drains,
 }
 
 /// The supervisor of one hub.
@@ -133,7 +139,8 @@ impl Supervisor {
         let ping = self.peers.workers().next();
         let ping = ping.map(|_| self.parts.liveness.next_ms());
         let journal = self.journal.next_deadline_ms();
-        let all = [greeting, expiry, ping, self.clear_ms, journal];
+        let drain = self.parts.drains.next_deadline_ms();
+        let all = [greeting, expiry, ping, self.clear_ms, journal, drain];
         all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
@@ -141,6 +148,9 @@ impl Supervisor {
         let now_ms = monotonic_ms();
         self.peers.keep_time(now_ms);
         self.journal.keep_time(now_ms);
+        while let Some(worker) = self.parts.drains.overdue(now_ms) {
+            self.cut_off(worker, "it was replaced, and has not finished in time");
+        }
         self.clear_ms = match self.parts.state.clear_retired() {
             true => Some(now_ms + RETIRED_MS),
             false => None,
@@ -232,8 +242,8 @@ impl Supervisor {
             (ToHub::Drain, Some(worker)) => {
                 connected.draining = true;
                 if self.journal.takes(Line::Draining) {
-                    let worker = self.name_of(worker);
-                    tracing::info!(worker, "draining: the worker asked for it");
+                    let name = self.name_of(worker);
+                    tracing::info!(worker = &*name, "draining: the worker asked for it");
                 }
                 self.drain(worker, "the worker asked for it");
             }
@@ -262,6 +272,10 @@ impl Supervisor {
                 detail,
             }));
         }
+        // Before anything else is looked at: it may come often.
+        self.parts
+            .probation
+            .check(&registration.name, monotonic_ms())?;
         let valid = registration.validate()?;
         let name: Arc<str> = valid.name.as_str().into();
         let geometry = self.parts.geometry;
@@ -309,6 +323,11 @@ impl Supervisor {
         if let Err(error) = told {
             self.lose(key, &format!("it does not take its lanes: {error}"));
         }
+        let (drains, now_ms) = (&mut self.parts.drains, monotonic_ms());
+        let excess = self.parts.state.read(|r| drains.succeed(&name, r, now_ms));
+        for worker in excess {
+            self.cut_off(worker, "it was replaced, and so were others after it");
+        }
         Ok(())
     }
 
@@ -325,6 +344,13 @@ impl Supervisor {
                 reason: reason.into(),
             },
         );
+    }
+
+    /// A worker that drains has had its time.
+    fn cut_off(&mut self, worker: usize, why: &str) {
+        self.parts.drains.forget(worker);
+        self.peers.remove_worker(worker);
+        self.gone(worker, why);
     }
 
     /// A connection on the attach socket has ended, and with it the worker.
@@ -344,6 +370,7 @@ impl Supervisor {
             Ok(registry.gone(worker, monotonic_ms()))
         });
         self.parts.liveness.forget(worker);
+        self.parts.drains.forget(worker);
         if let Ok(Some(name)) = lost
             && self.journal.takes(Line::Gone)
         {
@@ -351,20 +378,18 @@ impl Supervisor {
         }
     }
 
-    fn evict(&mut self, worker: usize, why: &str) {
-        if !self
-            .parts
-            .state
-            .note(|registry| registry.evict(worker, why))
-        {
-            return;
+    /// Throws a worker out. Returns whether it was not already: each of its lanes may find something.
+    fn evict(&mut self, worker: usize, why: &str) -> bool {
+        let is_news = self.parts.state.note(|r| r.evict(worker, why));
+        if is_news {
+            if self.journal.takes(Line::Evicted) {
+                tracing::warn!(worker = &*self.name_of(worker), "evicted: {why}");
+            }
+            self.tell(worker, &ToWorker::Evicted { reason: why.into() });
+            self.peers.remove_worker(worker);
+            self.gone(worker, "evicted");
         }
-        if self.journal.takes(Line::Evicted) {
-            tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
-        }
-        self.tell(worker, &ToWorker::Evicted { reason: why.into() });
-        self.peers.remove_worker(worker);
-        self.gone(worker, "evicted");
+        is_news
     }
 
     fn take_report(&mut self, report: Report) {
@@ -378,7 +403,10 @@ impl Supervisor {
                     Ok(left)
                 });
                 if let Some(why) = violation {
-                    self.evict(worker, &why);
+                    if self.evict(worker, &why) {
+                        let name = self.name_of(worker);
+                        self.parts.probation.evicted(&name, monotonic_ms());
+                    }
                 } else if matches!(ended, Ok(Some((0, _)))) {
                     // Drained, or dead already: either way nothing connects the two any more.
                     self.peers.remove_worker(worker);
@@ -430,11 +458,9 @@ impl Supervisor {
         self.peers.of_worker(worker).is_some()
     }
 
-    fn name_of(&self, worker: usize) -> String {
-        self.parts
-            .state
-            .read(|r| r.get(worker).map(|r| r.name.to_string()))
-            .unwrap_or_default()
+    fn name_of(&self, worker: usize) -> Arc<str> {
+        let name = |r: &Registry| r.get(worker).map(|r| r.name.clone());
+        self.parts.state.read(name).unwrap_or_default()
     }
 }
 
