@@ -59,46 +59,41 @@ fn who_is_evicted_waits_and_each_time_longer() {
     let hub = HubOptions::new()
         .args(["--shards", "2", "--evicted-pause-ms", "400"])
         .start();
+    let mut worker = attach(&hub, "liar");
     for times in [1, 2, 4] {
-        let start = Instant::now();
-        be_evicted(match times {
-            1 => attach(&hub, "liar"),
-            _ => {
-                let mut worker = None;
-                wait_until("it may attach again", || {
-                    match try_attach(&hub, "liar") {
-                        Ok(attached) => worker = Some(attached),
-                        Err(error) => {
-                            // For now, and so an SDK asks again.
-                            assert!(error.contains("temporary: true"), "{error}");
-                            assert!(error.contains("may attach again in"), "{error}");
-                        }
-                    }
-                    worker.is_some()
-                });
-                let waited = start.elapsed();
-                assert!(
-                    waited >= pause * times / 2 - Duration::from_millis(20),
-                    "{waited:?}"
-                );
-                worker.expect("just seen")
-            }
-        });
-        assert!(try_attach(&hub, "liar").is_err(), "not at once");
-        hub.get("/liar/x").assert_problem(503);
+        let before = Instant::now();
+        be_evicted(worker);
+        let again = try_attach(&hub, "liar");
+        // Unless this thread was kept from running for so long.
+        if before.elapsed() < pause * times {
+            again.map(drop).expect_err("not at once");
+        }
         // Others have nothing to do with it.
-        assert_eq!(
-            hub.health().get_u64("evictions"),
-            Some(times.ilog2() as u64 + 1)
-        );
+        let evictions = hub.health().get_u64("evictions");
+        assert_eq!(evictions, Some(u64::from(times.ilog2()) + 1));
         drop(attach(&hub, &format!("honest-{times}")));
+        if times == 4 {
+            // A worker made with the SDK waits by itself.
+            let _worker = hub.worker_with("liar", &[]);
+            assert!(before.elapsed() >= pause * times);
+            assert_eq!(hub.get("/hello").status, 200);
+            return;
+        }
+        let mut returned = None;
+        wait_until("it may attach again", || {
+            match try_attach(&hub, "liar") {
+                Ok(attached) => returned = Some(attached),
+                Err(error) => {
+                    // For now, and so an SDK asks again.
+                    assert!(error.contains("temporary: true"), "{error}");
+                    assert!(error.contains("may attach again in"), "{error}");
+                }
+            }
+            returned.is_some()
+        });
+        assert!(before.elapsed() >= pause * times, "{:?}", before.elapsed());
+        worker = returned.expect("just seen");
     }
-    // A worker made with the SDK waits by itself.
-    let start = Instant::now();
-    let worker = hub.worker_with("liar", &[]);
-    assert!(start.elapsed() >= pause * 2, "{:?}", start.elapsed());
-    assert_eq!(hub.get("/hello").status, 200);
-    drop(worker);
 }
 
 #[test]
