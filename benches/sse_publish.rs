@@ -45,6 +45,7 @@ fn hub() -> RunningHub {
         ping_interval_ms: 10_000,
         ping_timeout_ms: 2_000,
         remember_ms: 60_000,
+        evicted_pause_ms: 1_000,
     })
     .unwrap()
 }

@@ -18,6 +18,7 @@ use simd_json::{ErrorType, ValueType};
 
 use crate::limits::{MAX_NAME, MAX_ROUTES};
 use crate::message::Method;
+use crate::quote::quote;
 use crate::route::Pattern;
 use crate::sse::SlowPolicy;
 
@@ -122,8 +123,8 @@ pub fn bad_json(whole: &str, error: &simd_json::Error) -> FieldError {
                 let detail = format!("'{field}' is missing: add it");
                 return FieldError { field, detail };
             }
-            // Made by serde for people: which value was met, and which are possible.
-            text.replace('`', "'")
+            // Made by serde for people: which value was met, as it is, and which are possible.
+            quote(&text.replace('`', "'"))
         }
         ErrorType::Eof => "it is empty, or ends before its JSON does".into(),
         ErrorType::InvalidUtf8 => at("it is not UTF-8"),
@@ -178,7 +179,7 @@ impl Registration {
                     at("method"),
                     format!(
                         "'{}' is no method here: give one of {known}",
-                        spec.method.escape_debug()
+                        quote(&spec.method)
                     ),
                 )
             })?;
@@ -187,7 +188,7 @@ impl Registration {
             if pattern.is_reserved() {
                 let detail = format!(
                     "'{}' belongs to the hub: choose a path outside /internal, /health and /events",
-                    spec.path
+                    quote(&spec.path)
                 );
                 return Err(wrong(at("path"), detail));
             }
@@ -208,7 +209,8 @@ impl Registration {
                 return Err(wrong(at("max_body"), detail.into()));
             }
             if !seen.insert((method, spec.path.as_str())) {
-                let detail = format!("{method} {} stands here twice: leave one out", spec.path);
+                let path = quote(&spec.path);
+                let detail = format!("{method} {path} stands here twice: leave one out");
                 return Err(wrong(at("path"), detail));
             }
             routes.push(ValidRoute {
@@ -321,8 +323,8 @@ pub enum ToWorker {
         /// What is wrong.
         #[serde(flatten)]
         error: FieldError,
-        /// Whether the same may be accepted later, since the hub has no room now. Hubs that do not
-        /// know of it leave it out.
+        /// Whether the same may be accepted later, since the hub has no room now, or has just evicted a
+        /// worker of this name. Hubs that do not know of it leave it out.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         temporary: bool,
     },

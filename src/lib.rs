@@ -4,6 +4,8 @@
 //! A worker needs [`worker`] alone; build with `default-features = false` to leave the hub out.
 //! `docs/ARCHITECTURE.md` walks a request through the files.
 
+#[cfg(all(feature = "gateway", not(slotway_loom)))]
+mod brake;
 #[cfg(all(feature = "gateway", feature = "tokio", not(slotway_loom)))]
 pub mod cli;
 #[cfg(not(slotway_loom))]
@@ -18,6 +20,8 @@ pub mod http;
 pub mod hub;
 pub mod limits;
 pub mod message;
+#[cfg(not(slotway_loom))]
+mod quote;
 pub mod route;
 pub mod shm;
 pub mod sse;

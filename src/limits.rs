@@ -108,8 +108,14 @@ pub const MAX_HELD: usize = 16 * 1024;
 pub const REFUSALS_AT_ONCE: usize = 8;
 /// Connections a shard refuses before it takes a rest of one tick.
 pub const REFUSALS_IN_A_ROW: usize = 64;
-/// Time between two lines of the log about connections that were refused.
+/// Time between two lines of the log about one thing that strangers can cause without end: connections
+/// that were refused, answers of a worker that are no good.
 pub const REFUSALS_LOG_MS: u64 = 10_000;
+/// Most lines of the log in that time that say of different workers the same thing, such as that they
+/// have attached.
+pub const LOG_BURST: u32 = 64;
+/// Most characters of a stranger's text that stand in the log or in an error message.
+pub const MAX_QUOTE: usize = 200;
 /// Descriptors that clients leave to workers and to everything else: one in this many,
 pub const SPARE_DESCRIPTORS_PART: u64 = 8;
 /// but at least so many,
@@ -189,6 +195,15 @@ pub const PING_INTERVAL_MS: u64 = 10_000;
 pub const PING_TIMEOUT_MS: u64 = 2_000;
 /// Unanswered pings after which a worker is evicted.
 pub const PING_MISSES: u32 = 3;
+/// How long a worker that was evicted for breaking the protocol has to wait before it may attach again,
+/// when `--evicted-pause-ms` is not given; each time twice as long as the last,
+pub const EVICTED_PAUSE_MS: u64 = 1_000;
+/// and at most so long. Who keeps the rules for as long as this afterwards begins from the start.
+pub const MAX_EVICTED_PAUSE_MS: u64 = 30_000;
+/// How much longer than a request may take a worker may drain whose name another has taken.
+pub const DRAIN_GRACE_MS: u64 = 10_000;
+/// Most workers of one name that drain while another has it.
+pub const MAX_DRAINING_NAMESAKES: usize = 4;
 
 /// Shortest `HUB_SECRET`.
 pub const MIN_SECRET: usize = 16;

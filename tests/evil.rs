@@ -108,6 +108,8 @@ fn each_lie_has_its_consequence_and_no_other() {
     for shards in ["1", "2"] {
         let hub = HubOptions::new()
             .args(["--shards", shards, "--slots", "64", "--timeout", "20"])
+            // It comes back under its name at once.
+            .args(["--evicted-pause-ms", "0"])
             .start();
         let neighbour = hub.worker();
         assert_eq!(hub.get("/hello").status, 200);
@@ -253,6 +255,7 @@ fn evil_under_load(what: &str, crossing: bool, default_ms: u64) -> Tally {
     let time = evil_time(default_ms);
     let hub = HubOptions::new()
         .args(["--shards", "2", "--slots", "64", "--timeout", "0.4"])
+        .args(["--evicted-pause-ms", "0"])
         .start();
     let honest = hub.worker_with("demo", &["--threads", "3"]);
     assert_eq!(hub.get("/hello").status, 200);

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What each part of `src` may import, beside itself. `docs/ARCHITECTURE.md` draws the floors.
-const FLOORS: [(&str, &[&str]); 14] = [
+const FLOORS: [(&str, &[&str]); 16] = [
     ("limits", &[]),
+    ("brake", &["limits"]),
+    ("quote", &["limits"]),
     ("message", &["limits"]),
     ("route", &["limits", "message"]),
     ("sys", &[]),
@@ -14,7 +16,10 @@ const FLOORS: [(&str, &[&str]); 14] = [
     ("urlencoded", &[]),
     ("http", &["limits", "message"]),
     ("shm", &["limits", "message", "sys"]),
-    ("control", &["limits", "message", "route", "sse", "sys"]),
+    (
+        "control",
+        &["limits", "message", "quote", "route", "sse", "sys"],
+    ),
     (
         "worker",
         &[
@@ -31,10 +36,12 @@ const FLOORS: [(&str, &[&str]); 14] = [
     (
         "gateway",
         &[
+            "brake",
             "control",
             "http",
             "limits",
             "message",
+            "quote",
             "route",
             "shm",
             "sse",
@@ -45,11 +52,13 @@ const FLOORS: [(&str, &[&str]); 14] = [
     (
         "hub",
         &[
+            "brake",
             "control",
             "gateway",
             "http",
             "limits",
             "message",
+            "quote",
             "route",
             "shm",
             "sse",

@@ -121,6 +121,7 @@ fn hub(dir: &ScratchDir) -> RunningHub {
         ping_interval_ms: 3_600_000,
         ping_timeout_ms: 2_000,
         remember_ms: 60_000,
+        evicted_pause_ms: 1_000,
     })
     .unwrap()
 }

@@ -11,8 +11,9 @@ use crate::control::DEFAULT_PORT;
 use crate::hub::{HubConfig, StreamConfig};
 use crate::limits::{
     DEFAULT_HISTORY_EVENTS, DEFAULT_QUEUE_EVENTS, DEFAULT_SLOT_SIZE, DEFAULT_SLOTS,
-    DEFAULT_TIMEOUT_MS, HEARTBEAT_MS, MAX_SHARDS, MIN_SECRET, ORPHAN_TIMEOUT_MS, PING_INTERVAL_MS,
-    PING_TIMEOUT_MS, REMEMBER_MS, STARTUP_GRACE_MS, SWEEP_INTERVAL_MS,
+    DEFAULT_TIMEOUT_MS, EVICTED_PAUSE_MS, HEARTBEAT_MS, MAX_EVICTED_PAUSE_MS, MAX_SHARDS,
+    MIN_SECRET, ORPHAN_TIMEOUT_MS, PING_INTERVAL_MS, PING_TIMEOUT_MS, REMEMBER_MS,
+    STARTUP_GRACE_MS, SWEEP_INTERVAL_MS,
 };
 use crate::shm::layout::Geometry;
 use crate::sse::SlowPolicy;
@@ -121,6 +122,12 @@ pub struct ServeArgs {
     #[arg(long, default_value_t = PING_TIMEOUT_MS, value_name = "MS",
           value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     ping_timeout_ms: u64,
+
+    /// Milliseconds before a worker that was evicted for breaking the protocol may attach again; twice
+    /// as long each time, up to 30 s. 0 for none.
+    #[arg(long, default_value_t = EVICTED_PAUSE_MS, value_name = "MS",
+          value_parser = clap::value_parser!(u64).range(0..=MAX_EVICTED_PAUSE_MS))]
+    evicted_pause_ms: u64,
 
     /// Milliseconds for which the routes of a worker that is gone answer 503 instead of 404.
     #[arg(long, default_value_t = REMEMBER_MS, value_name = "MS",
@@ -290,6 +297,7 @@ impl ServeArgs {
             },
             ping_interval_ms: self.ping_interval_ms,
             ping_timeout_ms: self.ping_timeout_ms,
+            evicted_pause_ms: self.evicted_pause_ms,
             remember_ms: self.remember_ms,
         })
     }

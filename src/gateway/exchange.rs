@@ -184,7 +184,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             Relayed::Whole { reusable: false } => Next::Close,
             Relayed::ClientGone => Next::Drop,
             Relayed::Broken(why) => {
-                tracing::warn!(worker = lane.name(), "response cut short: {why}");
+                self.shard.complain(lane, "response cut short", why);
                 Next::Drop
             }
             Relayed::Failed(failure) => {
@@ -194,7 +194,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             }
             Relayed::Refused(bad) => {
                 lane.stats().count_violation();
-                tracing::warn!(worker = lane.name(), "answer refused: {bad}");
+                self.shard.complain(lane, "answer refused", bad);
                 manner.keep_alive &= !exchange.is_uploading();
                 self.refuse(Problem::bad_answer(lane.name()), manner).await
             }

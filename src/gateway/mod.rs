@@ -6,6 +6,7 @@ pub mod acceptor;
 pub mod access;
 pub mod buffers;
 mod clock;
+mod complaints;
 mod connection;
 pub mod connections;
 mod exchange;

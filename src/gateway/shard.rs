@@ -13,6 +13,7 @@ use monoio::net::UnixStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
 use slab::Slab;
 
+use crate::brake::Burst;
 use crate::gateway::acceptor::Acceptor;
 use crate::gateway::clock::Clock;
 use crate::gateway::connections::Connections;
@@ -109,6 +110,8 @@ pub struct Shard {
     pub(super) streams: Streams,
     pub(super) holds: Holds,
     pub(super) acceptor: Acceptor,
+    /// Lines about answers of workers that are no good.
+    pub(super) complaints: RefCell<Burst>,
     /// Control requests that wait to hear from another thread.
     replies: RefCell<Slab<Reply>>,
     index: usize,
@@ -159,6 +162,7 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         scratch: RefCell::new(Scratch::default()),
         streams: parts.streams,
         acceptor: Acceptor::new(parts.connections),
+        complaints: RefCell::default(),
         replies: RefCell::new(Slab::new()),
         index: parts.index,
         reports: parts.reports,

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::gateway::GatewayConfig;
+use crate::quote::quote;
 
 /// The times of one request; empty while instrumentation is off.
 pub struct Timing(Option<Box<Marks>>);
@@ -64,7 +65,7 @@ impl Timing {
             worker_us = marks.submitted.and_then(|at| between(at, marks.answered)),
             send_us = marks.answered.and_then(|at| between(at, Some(end))),
             total_us = between(marks.head, Some(end)),
-            "{}", marks.request_line,
+            "{}", quote(&marks.request_line),
         );
     }
 }

@@ -11,10 +11,12 @@ use crate::gateway::stream::{Publication, Published, ReplyTo};
 use crate::gateway::{Control, ControlAnswer, ControlPlane};
 use crate::http::problem::PROBLEM_TYPE;
 use crate::hub::events::{self, parse_emit, parse_push};
+use crate::hub::journal::{Journal, Line};
 use crate::hub::refusal::Refusal;
 use crate::hub::registry::{Record, Registry};
 use crate::hub::state::{HubState, RegisterRequest};
 use crate::message::Method;
+use crate::quote::quote;
 use crate::shm::layout::ABI_VERSION;
 use crate::sys::clock::monotonic_ms;
 
@@ -53,7 +55,7 @@ impl HubState {
             }
             _ => problem(Problem::new(
                 404,
-                format!("the hub has no path {path}"),
+                format!("the hub has no path {}", quote(path)),
                 "The control paths are /health, /internal/register, /internal/slots, /internal/emit and /internal/sse-push; events are at /events.",
             )),
         }
@@ -86,12 +88,12 @@ impl HubState {
     }
 
     /// Sees to a registration over HTTP. It may take a while, and is for the supervisor's thread.
-    pub fn register(&self, (mut body, reply_to): RegisterRequest) {
-        let answer = self.registered(&mut body);
+    pub fn register(&self, (mut body, reply_to): RegisterRequest, journal: &mut Journal) {
+        let answer = self.registered(&mut body, journal);
         self.answer_later(reply_to, answer);
     }
 
-    fn registered(&self, body: &mut [u8]) -> ControlAnswer {
+    fn registered(&self, body: &mut [u8], journal: &mut Journal) -> ControlAnswer {
         let registration: Registration = match simd_json::from_slice(body) {
             Ok(registration) => registration,
             Err(error) => return bad_field(bad_json("body", &error)),
@@ -101,11 +103,13 @@ impl HubState {
             .and_then(|valid| self.change(|registry, _| registry.register(valid, monotonic_ms())));
         match registered {
             Ok(worker_id) => {
-                tracing::info!(
-                    worker = registration.name,
-                    "registered over HTTP; awaited at {}",
-                    self.socket.display()
-                );
+                if journal.takes(Line::Registered) {
+                    tracing::info!(
+                        worker = registration.name,
+                        "registered over HTTP; awaited at {}",
+                        self.socket.display()
+                    );
+                }
                 json(
                     200,
                     &Registered {

@@ -12,6 +12,7 @@ use crate::gateway::ControlAnswer;
 use crate::gateway::problem::Problem;
 use crate::gateway::stream::{Publication, Published, Target};
 use crate::hub::api::{bad_field, json, problem};
+use crate::quote::quote;
 use crate::sse::EventFault;
 
 /// The body of `POST /internal/emit`.
@@ -137,7 +138,7 @@ pub fn answer(publication: &Publication, published: &Published) -> ControlAnswer
         } => match &publication.target {
             Target::Path(path) => problem(Problem::new(
                 404,
-                format!("nobody is connected to the path {path}"),
+                format!("nobody is connected to the path {}", quote(path)),
                 "Check the path, or wait for a client; the worker's connect handler tells when one comes.",
             )),
             _ => problem(Problem::new(

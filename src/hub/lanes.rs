@@ -5,10 +5,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use crate::control::WakeMode;
+use crate::control::{FieldError, WakeMode};
 use crate::gateway::lane::LaneParts;
 use crate::gateway::stats::LaneStats;
 use crate::gateway::stream::Incarnation;
+use crate::hub::refusal::Refusal;
+use crate::hub::start::remedy;
 use crate::shm::layout::Geometry;
 use crate::shm::region::LaneMemory;
 use crate::sys::eventfd::EventFd;
@@ -17,11 +19,46 @@ use crate::sys::wake_fd::WakeFd;
 
 /// A lane before it is handed out: the hub's part, and the descriptors for the worker in the order
 /// of the ABI.
-pub struct NewLane {
+struct NewLane {
     /// What the shard gets.
-    pub parts: LaneParts,
+    parts: LaneParts,
     /// Request memory, response memory, the hub's eventfd, what the worker is woken by.
-    pub for_worker: [OwnedFd; 4],
+    for_worker: ForWorker,
+}
+
+/// The descriptors of one lane that the worker gets.
+pub type ForWorker = [OwnedFd; 4];
+
+/// A lane to each of so many shards.
+///
+/// # Errors
+/// What is missing for them.
+pub fn make(
+    shards: usize,
+    worker: &Incarnation,
+    geometry: Geometry,
+    wake: WakeMode,
+) -> Result<(Vec<LaneParts>, Vec<ForWorker>), Refusal> {
+    let lanes = (0..shards).map(|_| NewLane::new(worker, geometry, wake));
+    let lanes = lanes.collect::<io::Result<Vec<_>>>().map_err(no_lanes)?;
+    let split = |lane: NewLane| (lane.parts, lane.for_worker);
+    Ok(lanes.into_iter().map(split).unzip())
+}
+
+/// Why the lanes of a worker could not be made. Most that can be missing for them comes back.
+fn no_lanes(error: io::Error) -> Refusal {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    let refused = FieldError {
+        field: "lanes".into(),
+        detail: format!(
+            "the hub cannot make the worker's lanes: {error}{}",
+            remedy(&error)
+        ),
+    };
+    match error.kind() {
+        InvalidInput | PermissionDenied | Unsupported => Refusal::Wrong(refused),
+        _ => Refusal::Full(refused),
+    }
 }
 
 impl NewLane {
@@ -29,7 +66,7 @@ impl NewLane {
     ///
     /// # Errors
     /// No memory or no file descriptor is left.
-    pub fn new(worker: &Incarnation, geometry: Geometry, wake: WakeMode) -> io::Result<NewLane> {
+    fn new(worker: &Incarnation, geometry: Geometry, wake: WakeMode) -> io::Result<NewLane> {
         let len = geometry.memory_len();
         let (request, request_map) = SharedMemory::create_written_here("slotway-request", len)?;
         let (response, response_map) =

@@ -3,12 +3,14 @@
 
 mod api;
 mod attach;
-mod brake;
 mod descriptors;
+mod drains;
 mod events;
+mod journal;
 mod lanes;
 mod liveness;
 mod peers;
+mod probation;
 mod readiness;
 mod refusal;
 mod registry;
@@ -55,6 +57,9 @@ pub struct HubConfig {
     pub ping_interval_ms: u64,
     /// Time a worker has to answer a ping, in milliseconds.
     pub ping_timeout_ms: u64,
+    /// How long a worker that was evicted for breaking the protocol waits at first before it may attach
+    /// again, in milliseconds; 0 for not at all.
+    pub evicted_pause_ms: u64,
     /// How event streams are served.
     pub streams: StreamConfig,
     /// How long the routes of a worker that is gone are remembered, in milliseconds.

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
 
+use crate::brake::Brake;
 use crate::control::{FieldError, ToWorker};
 use crate::hub::attach::Peer;
-use crate::hub::brake::Brake;
 use crate::hub::refusal::Refusal;
 use crate::limits::{ACCEPT_PAUSE_MS, GREETING_MS, MAX_GREETING_BYTES, MAX_GREETINGS};
 use crate::sys::clock::monotonic_ms;

@@ -7,7 +7,7 @@ use crate::control::FieldError;
 pub enum Refusal {
     /// As it is it never will be: what is wrong with it.
     Wrong(FieldError),
-    /// Not now: what there is no room for. The same may be taken later.
+    /// Not now: what there is no room for, or what has to wait. The same may be taken later.
     Full(FieldError),
 }
 

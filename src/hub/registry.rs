@@ -204,23 +204,17 @@ impl Registry {
         if record.state == WorkerState::Gone {
             return None;
         }
-        let name = record.name.clone();
+        let (name, superseded) = (record.name.clone(), record.superseded);
         record.pid = None;
         let successor = self.iter().find(|(at, r)| {
             *at != index
                 && r.name == name
                 && matches!(r.state, WorkerState::Attached | WorkerState::Registered)
         });
-        let successor = successor.is_some();
-        self.set_state(
-            index,
-            WorkerState::Gone,
-            if successor {
-                now_ms
-            } else {
-                now_ms + self.remember_ms
-            },
-        );
+        // A successor that is gone by now is the one to be remembered.
+        let is_followed = superseded || successor.is_some();
+        let expires_ms = now_ms + if is_followed { 0 } else { self.remember_ms };
+        self.set_state(index, WorkerState::Gone, expires_ms);
         Some(name)
     }
 
@@ -648,6 +642,17 @@ mod tests {
                 .index,
             a
         );
+    }
+
+    #[test]
+    fn who_was_replaced_is_not_remembered_although_its_successor_went_first() {
+        let mut registry = Registry::new(100);
+        let old = attach(&mut registry, "a").unwrap().index;
+        let new = attach(&mut registry, "a").unwrap().index;
+        registry.gone(new, 5);
+        registry.gone(old, 6);
+        assert!(registry.expire(6));
+        assert!(registry.get(old).is_none() && registry.get(new).is_some());
     }
 
     fn attach(registry: &mut Registry, name: &str) -> Result<Attached, Refusal> {

@@ -22,11 +22,13 @@ use crate::gateway::stream::Streams;
 use crate::gateway::stream::thread::{self, ThreadParts};
 use crate::hub::HubConfig;
 use crate::hub::descriptors::most_connections;
+use crate::hub::drains::Drains;
 use crate::hub::liveness::Liveness;
+use crate::hub::probation::Probation;
 use crate::hub::registry::Registry;
 use crate::hub::state::HubState;
 use crate::hub::supervisor::{Supervisor, SupervisorParts};
-use crate::limits::{BIND_AGAIN_MS, BIND_PATIENCE_MS, LISTEN_BACKLOG};
+use crate::limits::{BIND_AGAIN_MS, BIND_PATIENCE_MS, DRAIN_GRACE_MS, LISTEN_BACKLOG};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fault_guard;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
@@ -293,6 +295,8 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         stop: stopped.into(),
         geometry: config.geometry,
         liveness,
+        probation: Probation::new(config.evicted_pause_ms),
+        drains: Drains::new(config.timeout_ms.saturating_add(DRAIN_GRACE_MS)),
     });
     let supervisor = spawn("supervisor", move || supervisor.run())?;
     tracing::info!(

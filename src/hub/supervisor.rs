@@ -11,15 +11,18 @@ use crate::gateway::mailbox::Mailbox;
 use crate::gateway::shard::{Command, Report};
 use crate::gateway::stream::{Incarnation, ToStreams};
 use crate::hub::attach::{Peer, Received};
-use crate::hub::lanes::NewLane;
+use crate::hub::drains::Drains;
+use crate::hub::journal::{Journal, Line};
+use crate::hub::lanes;
 use crate::hub::liveness::{Due, Liveness};
 use crate::hub::peers::{Peers, not_understood};
+use crate::hub::probation::Probation;
 use crate::hub::readiness::{Ready, Sources};
 use crate::hub::refusal::Refusal;
-use crate::hub::registry::Process;
-use crate::hub::start::remedy;
+use crate::hub::registry::{Process, Registry};
 use crate::hub::state::{Announcement, HubState, RegisterRequest};
 use crate::limits::RETIRED_MS;
+use crate::quote::quote;
 use crate::shm::layout::{ABI_VERSION, Geometry};
 use crate::sys::clock::monotonic_ms;
 
@@ -39,6 +42,10 @@ pub struct SupervisorParts {
     pub geometry: Geometry,
     /// Ping rounds.
     pub liveness: Liveness,
+    /// Who has to wait before it may attach again.
+    pub probation: Probation,
+    /// Who drains while another has its name.
+    pub drains: Drains,
 }
 
 /// The supervisor of one hub.
@@ -46,6 +53,7 @@ pub struct Supervisor {
     parts: SupervisorParts,
     /// Connections on the attach socket.
     peers: Peers,
+    journal: Journal,
     /// Registrations over HTTP that wait for their turn.
     registrations: VecDeque<RegisterRequest>,
     /// When to look again for route tables that nobody uses any more.
@@ -62,6 +70,7 @@ impl Supervisor {
         Supervisor {
             parts,
             peers: Peers::default(),
+            journal: Journal::default(),
             registrations: VecDeque::new(),
             clear_ms: None,
             running,
@@ -96,7 +105,7 @@ impl Supervisor {
             }
             // One at a time: each takes a while, and workers are not to wait behind all of them.
             if let Some(request) = self.registrations.pop_front() {
-                self.parts.state.register(request);
+                self.parts.state.register(request, &mut self.journal);
             }
             self.keep_time();
         }
@@ -129,13 +138,19 @@ impl Supervisor {
         let expiry = self.parts.state.read(|r| r.next_expiry_ms());
         let ping = self.peers.workers().next();
         let ping = ping.map(|_| self.parts.liveness.next_ms());
-        let all = [greeting, expiry, ping, self.clear_ms];
+        let journal = self.journal.next_deadline_ms();
+        let drain = self.parts.drains.next_deadline_ms();
+        let all = [greeting, expiry, ping, self.clear_ms, journal, drain];
         all.into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     fn keep_time(&mut self) {
         let now_ms = monotonic_ms();
         self.peers.keep_time(now_ms);
+        self.journal.keep_time(now_ms);
+        while let Some(worker) = self.parts.drains.overdue(now_ms) {
+            self.cut_off(worker, "it was replaced, and has not finished in time");
+        }
         self.clear_ms = match self.parts.state.clear_retired() {
             true => Some(now_ms + RETIRED_MS),
             false => None,
@@ -212,7 +227,10 @@ impl Supervisor {
                     // Who finds no room tries again, and again.
                     Err(Refusal::Full(error)) => self.peers.turn_away(key, Refusal::Full(error)),
                     Err(Refusal::Wrong(error)) => {
-                        tracing::warn!(name = registration.name, "refused a worker: {error}");
+                        if self.journal.takes(Line::Refused) {
+                            let name = quote(&registration.name);
+                            tracing::warn!(name, "refused a worker: {error}");
+                        }
                         self.peers.refuse(key, Refusal::Wrong(error));
                     }
                 }
@@ -223,10 +241,10 @@ impl Supervisor {
             }
             (ToHub::Drain, Some(worker)) => {
                 connected.draining = true;
-                tracing::info!(
-                    worker = self.name_of(worker),
-                    "draining: the worker asked for it"
-                );
+                if self.journal.takes(Line::Draining) {
+                    let name = self.name_of(worker);
+                    tracing::info!(worker = &*name, "draining: the worker asked for it");
+                }
                 self.drain(worker, "the worker asked for it");
             }
             (ToHub::Attach { .. }, Some(_)) => self.lose(key, "it attached twice"),
@@ -254,6 +272,10 @@ impl Supervisor {
                 detail,
             }));
         }
+        // Before anything else is looked at: it may come often.
+        self.parts
+            .probation
+            .check(&registration.name, monotonic_ms())?;
         let valid = registration.validate()?;
         let name: Arc<str> = valid.name.as_str().into();
         let geometry = self.parts.geometry;
@@ -266,13 +288,7 @@ impl Supervisor {
             name: name.clone(),
             attach: key,
         };
-        let lanes = (0..shards).map(|_| NewLane::new(&worker, geometry, wake));
-        let (parts, fds): (Vec<_>, Vec<_>) = lanes
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(no_lanes)?
-            .into_iter()
-            .map(|lane| (lane.parts, lane.for_worker))
-            .unzip();
+        let (parts, fds) = lanes::make(shards, &worker, geometry, wake)?;
         let stats = parts.iter().map(|p| p.stats.clone()).collect();
         let Some(connected) = self.peers.get_mut(key) else {
             return Ok(());
@@ -291,12 +307,10 @@ impl Supervisor {
         })?;
         connected.worker = Some(attached.index);
         connected.peer.expect_little();
-        tracing::info!(
-            worker = &*name,
-            pid,
-            routes = registration.routes.len(),
-            "attached"
-        );
+        if self.journal.takes(Line::Attached) {
+            let routes = registration.routes.len();
+            tracing::info!(worker = &*name, pid, routes, "attached");
+        }
         let told = tell_attached(&connected.peer, &attached.id, &fds);
         if let Some(old) = attached.replaced {
             self.tell(
@@ -308,6 +322,11 @@ impl Supervisor {
         }
         if let Err(error) = told {
             self.lose(key, &format!("it does not take its lanes: {error}"));
+        }
+        let (drains, now_ms) = (&mut self.parts.drains, monotonic_ms());
+        let excess = self.parts.state.read(|r| drains.succeed(&name, r, now_ms));
+        for worker in excess {
+            self.cut_off(worker, "it was replaced, and so were others after it");
         }
         Ok(())
     }
@@ -327,6 +346,13 @@ impl Supervisor {
         );
     }
 
+    /// A worker that drains has had its time.
+    fn cut_off(&mut self, worker: usize, why: &str) {
+        self.parts.drains.forget(worker);
+        self.peers.remove_worker(worker);
+        self.gone(worker, why);
+    }
+
     /// A connection on the attach socket has ended, and with it the worker.
     fn lose(&mut self, key: u64, why: &str) {
         let Some(connected) = self.peers.remove(key) else {
@@ -344,23 +370,26 @@ impl Supervisor {
             Ok(registry.gone(worker, monotonic_ms()))
         });
         self.parts.liveness.forget(worker);
-        if let Ok(Some(name)) = lost {
+        self.parts.drains.forget(worker);
+        if let Ok(Some(name)) = lost
+            && self.journal.takes(Line::Gone)
+        {
             tracing::info!(worker = &*name, "gone: {why}");
         }
     }
 
-    fn evict(&mut self, worker: usize, why: &str) {
-        if !self
-            .parts
-            .state
-            .note(|registry| registry.evict(worker, why))
-        {
-            return;
+    /// Throws a worker out. Returns whether it was not already: each of its lanes may find something.
+    fn evict(&mut self, worker: usize, why: &str) -> bool {
+        let is_news = self.parts.state.note(|r| r.evict(worker, why));
+        if is_news {
+            if self.journal.takes(Line::Evicted) {
+                tracing::warn!(worker = &*self.name_of(worker), "evicted: {why}");
+            }
+            self.tell(worker, &ToWorker::Evicted { reason: why.into() });
+            self.peers.remove_worker(worker);
+            self.gone(worker, "evicted");
         }
-        tracing::warn!(worker = self.name_of(worker), "evicted: {why}");
-        self.tell(worker, &ToWorker::Evicted { reason: why.into() });
-        self.peers.remove_worker(worker);
-        self.gone(worker, "evicted");
+        is_news
     }
 
     fn take_report(&mut self, report: Report) {
@@ -374,7 +403,10 @@ impl Supervisor {
                     Ok(left)
                 });
                 if let Some(why) = violation {
-                    self.evict(worker, &why);
+                    if self.evict(worker, &why) {
+                        let name = self.name_of(worker);
+                        self.parts.probation.evicted(&name, monotonic_ms());
+                    }
                 } else if matches!(ended, Ok(Some((0, _)))) {
                     // Drained, or dead already: either way nothing connects the two any more.
                     self.peers.remove_worker(worker);
@@ -426,11 +458,9 @@ impl Supervisor {
         self.peers.of_worker(worker).is_some()
     }
 
-    fn name_of(&self, worker: usize) -> String {
-        self.parts
-            .state
-            .read(|r| r.get(worker).map(|r| r.name.to_string()))
-            .unwrap_or_default()
+    fn name_of(&self, worker: usize) -> Arc<str> {
+        let name = |r: &Registry| r.get(worker).map(|r| r.name.clone());
+        self.parts.state.read(name).unwrap_or_default()
     }
 }
 
@@ -442,22 +472,6 @@ const EVENTS_SHARD: usize = 0;
 fn announce_drain(announcement: &mut Announcement, shards: usize, worker: usize) {
     let others = (0..shards).filter(|shard| *shard != EVENTS_SHARD || shards == 1);
     others.for_each(|shard| announcement.after(shard, Command::Drain(worker)));
-}
-
-/// Why the lanes of a worker could not be made. Most that can be missing for them comes back.
-fn no_lanes(error: io::Error) -> Refusal {
-    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
-    let refused = FieldError {
-        field: "lanes".into(),
-        detail: format!(
-            "the hub cannot make the worker's lanes: {error}{}",
-            remedy(&error)
-        ),
-    };
-    match error.kind() {
-        InvalidInput | PermissionDenied | Unsupported => Refusal::Wrong(refused),
-        _ => Refusal::Full(refused),
-    }
 }
 
 fn tell_attached(peer: &Peer, worker_id: &str, fds: &[[OwnedFd; 4]]) -> io::Result<()> {

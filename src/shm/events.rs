@@ -19,9 +19,9 @@ const FLAG_RETRY: u8 = 2;
 pub enum EventTarget<'a> {
     /// The subscribers of `/events`.
     Broadcast,
-    /// Everybody connected to this path of a route of the worker; the path as clients send it.
+    /// The clients of the worker that are connected to this path; the path as clients send it.
     Path(&'a [u8]),
-    /// The connection with this id.
+    /// The client of the worker with this connection id.
     Connection(&'a [u8]),
 }
 

@@ -86,7 +86,9 @@ impl Backoff {
     pub(crate) fn log(&mut self, error: &Error) {
         match error {
             Error::Full(full) if !std::mem::replace(&mut self.warned, true) => {
-                tracing::warn!("the hub has no room for this worker, which will ask again: {full}");
+                tracing::warn!(
+                    "the hub does not take this worker now, which will ask again: {full}"
+                );
             }
             error => tracing::debug!(%error, "trying again"),
         }

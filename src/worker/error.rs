@@ -71,7 +71,7 @@ impl fmt::Display for Error {
             Error::Refused(error) => write!(f, "the hub refused the worker: {error}"),
             Error::Full(error) => write!(
                 f,
-                "the hub has no room for the worker now: {error}; start the worker again later, or give it more patience"
+                "the hub does not take the worker now: {error}; start the worker again later, or give it more patience"
             ),
             Error::Connect { socket, source } => write!(
                 f,

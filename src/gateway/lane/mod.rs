@@ -28,6 +28,7 @@ pub use self::violation::Violation;
 pub use self::window::{Permit, Window, Windows};
 
 use self::line::{Line, Place};
+use crate::brake::Brake;
 use crate::control::WakeMode;
 use crate::gateway::clock::Clock;
 use crate::gateway::stats::LaneStats;
@@ -76,6 +77,7 @@ pub struct Lane {
     /// Tasks that wait for slots to come back, in a line or not, to look at the time at each tick.
     hungry: RefCell<Slab<Waker>>,
     violation: Cell<Option<Violation>>,
+    complaints: RefCell<Brake>,
     draining: Cell<bool>,
     /// When a draining lane waits for no notice any more. Milliseconds.
     drain_by_ms: Cell<u64>,
@@ -108,6 +110,7 @@ impl Lane {
             windows: Windows::new(geometry),
             hungry: RefCell::new(Slab::new()),
             violation: Cell::new(None),
+            complaints: RefCell::default(),
             draining: Cell::new(false),
             receiving: Cell::new(0),
             drain_by_ms: Cell::new(u64::MAX),
@@ -144,6 +147,11 @@ impl Lane {
     /// Where the lane counts what it does.
     pub fn stats(&self) -> &LaneStats {
         &self.stats
+    }
+
+    /// When something was last said of the worker's answers.
+    pub(in crate::gateway) fn complaints(&self) -> &RefCell<Brake> {
+        &self.complaints
     }
 
     /// Whether the worker is gone.

@@ -34,10 +34,10 @@ impl Fanout {
             source: source.into(),
             event_type: event_type.into(),
         };
-        let mut published = self.deliver(Group::Everybody, &frame, Some(&tag));
+        let mut published = self.deliver(Group::Everybody(&tag), &frame);
         // Parsed once, however many listen.
         if let Some(channel) = channel_of(data) {
-            let more = self.deliver(Group::Channel(&channel), &frame, Some(&tag));
+            let more = self.deliver(Group::Channel(&channel, &tag), &frame);
             published.reached += more.reached;
             published.dropped += more.dropped;
             self.channel_topics

@@ -23,10 +23,7 @@ impl Fanout {
         } = announced;
         let policy = options.slow.unwrap_or(self.config.slow);
         let mut queue = self.queue(policy, &reading, options.replay);
-        let path = match self.paths.get_key_value(path.as_str()) {
-            Some((known, _)) => known.clone(),
-            None => path.into(),
-        };
+        let path = self.paths.known(&path).unwrap_or_else(|| path.into());
         let feed = Feed::Path(Box::new(Delegated {
             number,
             path: path.clone(),
@@ -85,6 +82,7 @@ impl Fanout {
     /// successor; those of one that was followed are shown to the successor, all at once.
     pub fn set_workers(&mut self, routes: Arc<Routes>, workers: Vec<Incarnation>) {
         self.routes = routes;
+        self.edition += 1;
         self.workers = workers.into_iter().map(|w| (w.name, w.attach)).collect();
         let workers = &self.workers;
         let strange = |feed: &Feed| match feed {
@@ -170,6 +168,7 @@ impl Fanout {
             news: News::Ended(self.now_ms - accepted_ms),
         };
         let (shard, path) = (delegated.shard, delegated.path.clone());
+        let name = worker.name.clone();
         // A successor that has not said whether it takes the connection is not told of its end before.
         let held_back = if delegated.asked {
             Some((shard, notice))
@@ -178,7 +177,7 @@ impl Fanout {
             None
         };
         let number = delegated.number;
-        self.closing.insert(number, path, held_back);
+        self.closing.insert(number, path, name, held_back);
     }
 
     /// A connection's worker is not the present one: the present one is shown it, or it waits.

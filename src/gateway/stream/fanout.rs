@@ -13,8 +13,11 @@ use crate::gateway::Routes;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::shard::Command;
 use crate::gateway::stream::closing::Closings;
+use crate::gateway::stream::paths::{Audience, Paths};
 use crate::gateway::stream::socket::Socket;
-use crate::gateway::stream::subscriber::{Feed, Filter, MAX_TALK, Readiness, Subscriber, Tag};
+use crate::gateway::stream::subscriber::{
+    Feed, Filter, MAX_TALK, Mark, Readiness, Subscriber, Tag,
+};
 use crate::gateway::stream::{Client, Published, Reading, StreamConfig, Streams, Wanted};
 use crate::limits::{MAX_HISTORIES_BYTES, MAX_HISTORY_BYTES, MAX_QUEUE_BYTES, MAX_TOPICS};
 use crate::sse::{
@@ -36,6 +39,8 @@ pub struct Fanout {
     pub(super) config: StreamConfig,
     pub(super) shards: Vec<Sender<Command>>,
     pub(super) routes: Arc<Routes>,
+    /// Counts the route tables.
+    pub(super) edition: u64,
     /// By name: which attach of the worker is the present one.
     pub(super) workers: HashMap<Arc<str>, u64>,
     pub(super) subscribers: Slab<Subscriber>,
@@ -49,7 +54,7 @@ pub struct Fanout {
     pub(super) bytes_this_round: usize,
     everybody: Vec<usize>,
     channels: HashMap<Rc<str>, Vec<usize>>,
-    pub(super) paths: HashMap<Rc<str>, Vec<usize>>,
+    pub(super) paths: Paths,
     pub(super) broadcasts: Topic<Tag>,
     pub(super) channel_topics: Topics<Tag>,
     sequence: u64,
@@ -77,6 +82,7 @@ impl Fanout {
             config,
             shards,
             routes: Arc::new(Routes::default()),
+            edition: 0,
             workers: HashMap::new(),
             subscribers: Slab::new(),
             numbers: HashMap::new(),
@@ -86,7 +92,7 @@ impl Fanout {
             bytes_this_round: 0,
             everybody: Vec::new(),
             channels: HashMap::new(),
-            paths: HashMap::new(),
+            paths: Paths::default(),
             broadcasts: Topic::new(limits, 0),
             channel_topics: Topics::new(MAX_TOPICS, MAX_HISTORIES_BYTES, limits),
             sequence: 0,
@@ -132,13 +138,13 @@ impl Fanout {
     pub(super) fn enter(&mut self, queue: Queue, feed: Feed, chunked: bool) -> usize {
         let entry = self.subscribers.vacant_entry();
         let key = entry.key();
-        let group = match &feed {
-            Feed::Everybody(_) => &mut self.everybody,
-            Feed::Channel(name, _) => self.channels.entry(name.clone()).or_default(),
-            Feed::Path(delegated) => self.paths.entry(delegated.path.clone()).or_default(),
+        let place = match &feed {
+            Feed::Everybody(_) => put_in(&mut self.everybody, key),
+            Feed::Channel(name, _) => put_in(self.channels.entry(name.clone()).or_default(), key),
+            Feed::Path(delegated) => self
+                .paths
+                .enter(&delegated.path, &delegated.worker.name, key),
         };
-        let place = group.len() as u32;
-        group.push(key);
         entry.insert(Subscriber {
             queue,
             socket: None,
@@ -176,23 +182,26 @@ impl Fanout {
     }
 
     /// Queues a frame for every member of a group that wants it.
-    pub(super) fn deliver(
-        &mut self,
-        group: Group<'_>,
-        frame: &Rc<Frame>,
-        tag: Option<&Tag>,
-    ) -> Published {
-        let members = match group {
-            Group::Everybody => Some(&self.everybody),
-            Group::Channel(name) => self.channels.get(name),
-            Group::Path(path) => self.paths.get(path),
+    pub(super) fn deliver(&mut self, group: Group<'_>, frame: &Rc<Frame>) -> Published {
+        let (members, mark) = match group {
+            Group::Everybody(tag) => (Some(&self.everybody[..]), Mark::Broadcast(tag)),
+            Group::Channel(name, tag) => {
+                let members = self.channels.get(name).map(Vec::as_slice);
+                (members, Mark::Broadcast(tag))
+            }
+            Group::Path(path, sender) => match self.paths.audience(path, sender) {
+                Some(Audience { members, only }) => {
+                    (Some(members), only.map_or(Mark::Anybody, Mark::Worker))
+                }
+                None => (None, Mark::Anybody),
+            },
         };
         let mut published = Published::default();
         let mut overflown = Vec::new();
         self.bytes_this_round += frame.len();
         for &key in members.into_iter().flatten() {
             let subscriber = &mut self.subscribers[key];
-            if !subscriber.feed.wants(tag) {
+            if !subscriber.feed.wants(mark) {
                 continue;
             }
             match subscriber.queue.push(frame) {
@@ -370,7 +379,7 @@ impl Fanout {
             }
             Feed::Path(delegated) => {
                 let path = delegated.path.clone();
-                take_out_of(&mut self.paths, &path, place)
+                self.paths.leave(&path, place)
             }
         };
         if let Some(moved) = moved {
@@ -391,16 +400,16 @@ impl Fanout {
 /// Who an event is for.
 #[derive(Clone, Copy, Debug)]
 pub enum Group<'a> {
-    /// Everybody on `/events`.
-    Everybody,
-    /// Everybody on `/events/{channel}`.
-    Channel(&'a str),
-    /// Everybody on a delegated path.
-    Path(&'a str),
+    /// Everybody on `/events` whose filter lets it pass.
+    Everybody(&'a Tag),
+    /// Everybody on `/events/{channel}` whose filter lets it pass.
+    Channel(&'a str, &'a Tag),
+    /// The clients of this worker on a delegated path; all of them where it is no worker that sends.
+    Path(&'a str, Option<&'a str>),
 }
 
 /// Queues what a client that comes back has missed, as far as it is remembered and wanted.
-fn go_on<T: AsTag>(queue: &mut Queue, resume: Resume<'_, T>, feed: &Feed) {
+fn go_on<T: AsMark>(queue: &mut Queue, resume: Resume<'_, T>, feed: &Feed) {
     let entries = match resume {
         Resume::Live => return,
         Resume::Replay(entries) => entries,
@@ -413,29 +422,35 @@ fn go_on<T: AsTag>(queue: &mut Queue, resume: Resume<'_, T>, feed: &Feed) {
             entries
         }
     };
-    let wanted = entries.filter(|entry| feed.wants(entry.tag.as_tag()));
+    let wanted = entries.filter(|entry| feed.wants(entry.tag.as_mark()));
     queue.replay(wanted.map(|entry| entry.frame.clone()));
 }
 
 /// What histories keep beside an event.
-trait AsTag {
-    fn as_tag(&self) -> Option<&Tag>;
+trait AsMark {
+    fn as_mark(&self) -> Mark<'_>;
 }
 
-impl AsTag for Tag {
-    fn as_tag(&self) -> Option<&Tag> {
-        Some(self)
+impl AsMark for Tag {
+    fn as_mark(&self) -> Mark<'_> {
+        Mark::Broadcast(self)
     }
 }
 
-impl AsTag for () {
-    fn as_tag(&self) -> Option<&Tag> {
-        None
+impl AsMark for () {
+    fn as_mark(&self) -> Mark<'_> {
+        Mark::Anybody
     }
+}
+
+/// Puts a member into a group. Returns its place.
+fn put_in(group: &mut Vec<usize>, key: usize) -> u32 {
+    group.push(key);
+    group.len() as u32 - 1
 }
 
 /// Takes the member at `place` out of a group. Returns who has that place now.
-fn take_out(group: &mut Vec<usize>, place: usize) -> Option<usize> {
+pub(super) fn take_out(group: &mut Vec<usize>, place: usize) -> Option<usize> {
     group.swap_remove(place);
     let moved = group.get(place).copied();
     if group.is_empty() {

@@ -90,10 +90,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     return Next::Drop;
                 }
                 Err(fault) => {
-                    tracing::warn!(
-                        worker,
-                        "an accepted stream has a head that is no HTTP: {fault}"
-                    );
+                    let what = "an accepted stream has a head that is no HTTP";
+                    self.shard.complain(&lane, what, fault);
                     lane.stats().count_violation();
                     self.give_up(&lane, request, number);
                     return self.refuse(Problem::bad_answer(worker), manner).await;
@@ -112,10 +110,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 Ok(Some(Err(_))) => Next::Drop,
                 Ok(None) => self.refuse(Problem::too_much_unread(), manner).await,
                 Err(fault) => {
-                    tracing::warn!(
-                        worker,
-                        "a refused stream has a head that is no HTTP: {fault}"
-                    );
+                    let what = "a refused stream has a head that is no HTTP";
+                    self.shard.complain(&lane, what, fault);
                     lane.stats().count_violation();
                     self.refuse(Problem::bad_answer(worker), manner).await
                 }

@@ -12,6 +12,7 @@ pub mod converse;
 pub mod delegated;
 pub mod fanout;
 pub mod handoff;
+mod paths;
 pub mod publish;
 pub mod socket;
 pub mod stats;

@@ -5,9 +5,11 @@ use std::rc::Rc;
 use std::slice;
 
 use crate::control::StreamOptions;
+use crate::gateway::Routes;
 use crate::gateway::lane::EventOutcome;
 use crate::gateway::stream::fanout::{Fanout, Group};
-use crate::gateway::stream::subscriber::Feed;
+use crate::gateway::stream::paths::Audience;
+use crate::gateway::stream::subscriber::{Feed, Mark};
 use crate::gateway::stream::{
     LaneEvents, Publication, Published, Target, connection_number, path_key,
 };
@@ -87,9 +89,10 @@ impl Fanout {
         };
         match target {
             Target::Everybody(source) => self.broadcast(source, event_type, data),
-            Target::Path(path) => self.push_to_path(&path_key(path.as_bytes()), &event),
+            Target::Path(path) => self.push_to_path(&path_key(path.as_bytes()), None, &event),
             Target::Connection(id) => {
-                self.push_to_connection(connection_number(id, self.streams.epoch), &event)
+                let number = connection_number(id, self.streams.epoch);
+                self.push_to_connection(number, None, &event)
             }
         }
     }
@@ -115,7 +118,7 @@ impl Fanout {
         let address = self.address(record.target);
         if address
             .as_ref()
-            .is_some_and(|address| self.has_to_wait(address))
+            .is_some_and(|address| self.has_to_wait(address, &intake.events.worker.name))
         {
             return Step::Wait;
         }
@@ -148,7 +151,8 @@ impl Fanout {
             return false;
         };
         let address = self.address(record.target);
-        address.is_some_and(|address| self.has_to_wait(&address))
+        let sender = &intake.events.worker.name;
+        address.is_some_and(|address| self.has_to_wait(&address, sender))
     }
 
     /// Who the event of a record is for. `None` where a text is no UTF-8.
@@ -164,20 +168,28 @@ impl Fanout {
     }
 
     /// A publisher that names whom it sends to is slowed down to what they read, as long as they read
-    /// at all. Nobody waits for one among all who hear a broadcast.
-    fn has_to_wait(&self, address: &Address) -> bool {
-        let members = match address {
+    /// at all. Nobody waits for one among all who hear a broadcast, or for clients of other workers,
+    /// whom the event does not reach.
+    fn has_to_wait(&self, address: &Address, sender: &str) -> bool {
+        let audience = match address {
             Address::Everybody | Address::Connection(None) => None,
-            Address::Path(path) => self.paths.get(&**path).map(Vec::as_slice),
-            Address::Connection(Some(number)) => self.numbers.get(number).map(slice::from_ref),
+            Address::Path(path) => self.paths.audience(path, Some(sender)),
+            Address::Connection(Some(number)) => self.numbers.get(number).map(|key| Audience {
+                members: slice::from_ref(key),
+                only: Some(sender),
+            }),
+        };
+        let Some(Audience { members, only }) = audience else {
+            return false;
         };
         let (now_ms, most) = (self.now_ms, self.config.queue_events);
-        members.into_iter().flatten().any(|&key| {
+        let mark = only.map_or(Mark::Anybody, Mark::Worker);
+        members.iter().any(|&key| {
             let subscriber = self.subscribers.get(key);
             subscriber.is_some_and(|s| {
                 let is_full = s.queue.queued_events() >= most
                     || s.queue.queued_bytes() + MAX_EVENT_TEXT > MAX_QUEUE_BYTES;
-                is_full && s.is_worth_waiting_for(now_ms)
+                is_full && s.is_worth_waiting_for(now_ms) && s.feed.wants(mark)
             })
         })
     }
@@ -202,30 +214,43 @@ impl Fanout {
                 let data = std::str::from_utf8(record.data).ok()?;
                 self.broadcast(source, name, data)
             }
-            Address::Path(path) => self.push_to_path(&path, &event),
-            Address::Connection(number) => self.push_to_connection(number, &event),
+            Address::Path(path) => self.push_to_path(&path, Some(source), &event),
+            Address::Connection(number) => self.push_to_connection(number, Some(source), &event),
         })
     }
 
-    fn push_to_path(&mut self, path: &str, event: &Event<'_>) -> Published {
+    /// `sender`: the worker it comes from, which reaches its own clients and no others, and leaves
+    /// nothing where another has the route. `None` for a control request, which reaches everybody.
+    fn push_to_path(&mut self, path: &str, sender: Option<&str>, event: &Event<'_>) -> Published {
         if let Err(fault) = event.check() {
             return refused(fault);
         }
-        let members = self.paths.get(path);
-        let options = match members.and_then(|m| m.first()) {
-            Some(&key) => match &self.subscribers[key].feed {
-                Feed::Path(delegated) => delegated.options,
-                _ => StreamOptions::default(),
-            },
-            None => match self.stream_route(path) {
+        let audience = self.paths.audience(path, sender);
+        let first = audience.and_then(|Audience { members, only }| {
+            let mark = only.map_or(Mark::Anybody, Mark::Worker);
+            let mut feeds = members.iter().map(|key| &self.subscribers[*key].feed);
+            feeds.find(|feed| feed.wants(mark))
+        });
+        let is_anothers = |owner: &str| sender.is_some_and(|sender| *sender != *owner);
+        let (options, remembers) = match first {
+            Some(Feed::Path(delegated)) => {
+                let options = delegated.options;
+                let routes = &self.routes;
+                let find = || stream_route(routes, path).is_none_or(|(name, _)| !is_anothers(name));
+                let remembers = options.replay
+                    && (sender.is_none() || self.paths.remembers(path, self.edition, find));
+                (options, remembers)
+            }
+            Some(_) => (StreamOptions::default(), false),
+            None => match stream_route(&self.routes, path) {
                 // Remembered for whoever comes back for it.
-                Some(options) if options.replay => options,
-                _ => return self.nobody_at(path),
+                Some((name, options)) if options.replay && !is_anothers(name) => (options, true),
+                _ => return self.nobody_at(path, sender),
             },
         };
         let frame = self.frame(event, options.replay);
-        let published = self.deliver(Group::Path(path), &frame, None);
-        if let Some(id) = frame.id() {
+        let published = self.deliver(Group::Path(path, sender), &frame);
+        if let Some(id) = frame.id().filter(|_| remembers) {
             self.path_topics.record(path, id.sequence, (), frame);
         }
         self.streams
@@ -234,12 +259,21 @@ impl Fanout {
         published
     }
 
-    fn push_to_connection(&mut self, number: Option<u64>, event: &Event<'_>) -> Published {
+    /// `sender`: as for a path. Numbers are easily guessed, so a connection of another worker is none.
+    fn push_to_connection(
+        &mut self,
+        number: Option<u64>,
+        sender: Option<&str>,
+        event: &Event<'_>,
+    ) -> Published {
         if let Err(fault) = event.check() {
             return refused(fault);
         }
-        let Some(&key) = number.and_then(|number| self.numbers.get(&number)) else {
-            let closing = number.is_some_and(|number| self.closing.has_number(number));
+        let mark = sender.map_or(Mark::Anybody, Mark::Worker);
+        let key = number.and_then(|number| self.numbers.get(&number));
+        let own = key.filter(|key| self.subscribers[**key].feed.wants(mark));
+        let Some(&key) = own else {
+            let closing = number.is_some_and(|number| self.closing.has_number(number, sender));
             return Published {
                 closing,
                 no_connection: !closing,
@@ -267,24 +301,25 @@ impl Fanout {
         Frame::event(event, id)
     }
 
-    fn nobody_at(&self, path: &str) -> Published {
-        let closing = self.closing.has_path(path);
+    fn nobody_at(&self, path: &str, sender: Option<&str>) -> Published {
+        let closing = self.closing.has_path(path, sender);
         Published {
             closing,
             no_connection: !closing,
             ..Published::default()
         }
     }
+}
 
-    /// How the route of a path behaves, if it is a stream.
-    fn stream_route(&self, path: &str) -> Option<StreamOptions> {
-        let found = self
-            .routes
-            .lookup(Method::Get, path.as_bytes(), 0, &mut Params::default());
-        match found {
-            Lookup::Found { target, .. } => target.stream.as_ref().map(|route| route.options),
-            _ => None,
+/// Whose the route of a path is, and how it behaves, if it is a stream.
+fn stream_route<'a>(routes: &'a Routes, path: &str) -> Option<(&'a str, StreamOptions)> {
+    let found = routes.lookup(Method::Get, path.as_bytes(), 0, &mut Params::default());
+    match found {
+        Lookup::Found { target, .. } => {
+            let route = target.stream.as_ref()?;
+            Some((&target.name, route.options))
         }
+        _ => None,
     }
 }
 

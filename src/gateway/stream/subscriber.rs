@@ -65,6 +65,17 @@ pub struct Filter {
     event_type: Option<String>,
 }
 
+/// What decides who of a group hears an event.
+#[derive(Clone, Copy, Debug)]
+pub enum Mark<'a> {
+    /// All of them.
+    Anybody,
+    /// Those whose filters let it pass.
+    Broadcast(&'a Tag),
+    /// The clients of the worker with this name.
+    Worker(&'a str),
+}
+
 /// What filters ask of a broadcast event.
 #[derive(Clone, Debug)]
 pub struct Tag {
@@ -127,12 +138,14 @@ impl Filter {
 }
 
 impl Feed {
-    /// Whether the subscriber wants this event of its group.
-    pub fn wants(&self, tag: Option<&Tag>) -> bool {
-        match (self, tag) {
-            (Feed::Everybody(Some(filter)) | Feed::Channel(_, Some(filter)), Some(tag)) => {
-                filter.lets_pass(tag)
-            }
+    /// Whether the subscriber wants this event of its group, and may have it.
+    pub fn wants(&self, mark: Mark<'_>) -> bool {
+        match (self, mark) {
+            (
+                Feed::Everybody(Some(filter)) | Feed::Channel(_, Some(filter)),
+                Mark::Broadcast(tag),
+            ) => filter.lets_pass(tag),
+            (Feed::Path(delegated), Mark::Worker(name)) => *delegated.worker.name == *name,
             _ => true,
         }
     }

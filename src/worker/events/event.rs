@@ -158,7 +158,7 @@ impl Target {
         }
     }
 
-    /// The client with this connection id.
+    /// The client with this connection id, if it is one of the worker's or of its predecessors'.
     pub fn connection(id: impl Into<String>) -> Target {
         let id = id.into();
         if id.is_empty() || id.len() > MAX_TARGET {

@@ -17,7 +17,8 @@ pub struct Delivery {
     pub reached: u32,
     /// Clients that were too slow for it: for them it was dropped, or their connection was closed.
     pub dropped: u32,
-    /// Nobody is connected there, and the event was not remembered for anybody either.
+    /// No client of the worker is connected there, and the event was not remembered for anybody
+    /// either. Clients of other workers are not told apart from those that do not exist.
     pub no_connection: bool,
     /// The connection it was meant for is about to close.
     pub closing: bool,
