@@ -92,6 +92,14 @@ pub const MAX_STREAM_FRAME: usize = 64 * 1024;
 /// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
 pub const STREAM_WINDOW: usize = 4;
 
+/// Longest frame of events. A worker that sends a longer one is evicted.
+pub const MAX_EVENT_FRAME: usize = 512 * 1024;
+/// Most bytes of events that are copied out of one lane and not worked off yet. Further frames stay in
+/// the worker's memory.
+pub const MAX_EVENT_COPIES: usize = 512 * 1024;
+/// Bytes of events that are copied out of one lane before other work gets a turn, or one frame.
+pub const EVENT_BYTES_PER_TURN: usize = 128 * 1024;
+
 /// How long a hub that has just started lets clients of streams wait for a worker, when
 /// `--startup-grace` is not given. Workers come back within a second.
 pub const STARTUP_GRACE_MS: u64 = 2_000;
@@ -204,6 +212,11 @@ const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
     "the smallest lane holds the largest head beside another request"
 );
+const _: () = assert!(
+    MAX_EVENT + 2 * MAX_TARGET < MAX_EVENT_FRAME,
+    "the longest event fits, whoever it is for"
+);
+const _: () = assert!(MAX_EVENT_FRAME <= MAX_EVENT_COPIES);
 const _: () = assert!(MAX_EVENT < MAX_EVENT_TEXT && MAX_EVENT_TEXT <= MAX_HISTORY_BYTES);
 const _: () = assert!(
     HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 28_000,

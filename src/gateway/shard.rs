@@ -17,7 +17,7 @@ use crate::gateway::acceptor::Acceptor;
 use crate::gateway::clock::Clock;
 use crate::gateway::connections::Connections;
 use crate::gateway::hold::Holds;
-use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
+use crate::gateway::lane::{Ended, EventFrame, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::output::Spilled;
 use crate::gateway::plan::Scratch;
@@ -29,7 +29,6 @@ pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlAnswer, ControlPlane, GatewayConfig, Routes};
 use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
-use crate::shm::descriptor::Run;
 use crate::sys::listen::shutdown_both;
 use crate::sys::probe::UringSupport;
 
@@ -55,7 +54,7 @@ pub enum Command {
     /// Answer the control request with this ticket so.
     Answered(usize, ControlAnswer),
     /// Return a frame of events to the worker with this index, of this attach.
-    EventsTaken(usize, u64, Run, EventOutcome),
+    EventsTaken(usize, u64, EventFrame, EventOutcome),
     /// The worker with this index, of this attach, has sent events that are none.
     BadEvents(usize, u64),
     /// Finish what is in flight and end.
@@ -277,8 +276,8 @@ impl Shard {
                     reply.waker.iter().for_each(Waker::wake_by_ref);
                 }
             }
-            Command::EventsTaken(worker, attach, run, outcome) => {
-                self.with_attach(worker, attach, |lane| lane.return_event(run, outcome));
+            Command::EventsTaken(worker, attach, frame, outcome) => {
+                self.with_attach(worker, attach, |lane| lane.return_event(frame, outcome));
             }
             Command::BadEvents(worker, attach) => {
                 self.with_attach(worker, attach, |lane| lane.refuse_events());
@@ -400,12 +399,12 @@ impl Shard {
         lanes[worker] = Some(lane.clone());
         let shard = self.clone();
         monoio::spawn(async move {
-            let publish = |frames| {
+            let publish = || {
                 shard.streams.send(ToStreams::Events(LaneEvents {
                     shard: shard.index,
                     index: worker,
                     worker: lane.incarnation().clone(),
-                    frames,
+                    handover: lane.handover().clone(),
                 }));
             };
             let ended = lane.clone().drive(hub_bell, worker_bell, publish).await;

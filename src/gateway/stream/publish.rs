@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::slice;
 
 use crate::control::StreamOptions;
-use crate::gateway::lane::EventOutcome;
+use crate::gateway::lane::{EventFrame, EventOutcome};
 use crate::gateway::stream::fanout::{Fanout, Group};
+use crate::gateway::stream::handover::{CopiedFrame, Next};
 use crate::gateway::stream::subscriber::Feed;
 use crate::gateway::stream::{
     LaneEvents, Publication, Published, Target, connection_number, path_key,
@@ -14,19 +15,23 @@ use crate::gateway::stream::{
 use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES};
 use crate::message::{Method, Params};
 use crate::route::Lookup;
-use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED, Run};
+use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED};
 use crate::shm::events::{EventRecord, EventRecords, EventTarget, encoded_event_len};
 use crate::sse::{Event, Frame};
 
 /// Frames out of one lane, and how far they were gone through.
 pub struct Intake {
-    /// What came.
+    /// Where they come from.
     pub events: LaneEvents,
+    /// The frame that is gone through, while it is the lane's turn.
+    frame: Option<CopiedFrame>,
     /// Bytes of the first frame that are done.
     done: usize,
     /// Records that were in them.
     records: u64,
     outcome: EventOutcome,
+    /// Who the next event is for, where it has to wait.
+    waits_for: Option<Address>,
 }
 
 /// What a step through an [`Intake`] has brought.
@@ -36,7 +41,7 @@ pub enum Step {
     /// The next event is for a subscriber that has no room for it now, and soon will.
     Wait,
     /// A frame is done, and goes back.
-    Frame(Run, EventOutcome),
+    Frame(EventFrame, EventOutcome),
     /// There is nothing left.
     Empty,
     /// The worker wrote what are no records, or not as many as it said.
@@ -44,6 +49,7 @@ pub enum Step {
 }
 
 /// Who an event is for, as it is found here.
+#[derive(Clone)]
 enum Address {
     Everybody,
     Path(String),
@@ -52,19 +58,22 @@ enum Address {
 }
 
 impl Intake {
-    /// Whether these events come from the same lane, and so have to follow.
-    pub fn is_followed_by(&self, events: &LaneEvents) -> bool {
-        let own = &self.events;
-        own.shard == events.shard && own.index == events.index && own.worker == events.worker
-    }
-
     /// Everything is still to be done.
     pub fn new(events: LaneEvents) -> Intake {
         Intake {
             events,
+            frame: None,
             done: 0,
             records: 0,
             outcome: EventOutcome::default(),
+            waits_for: None,
+        }
+    }
+
+    /// Gives the frame that is not done back, so that the lane can take it away if it ends.
+    pub fn pause(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            self.events.handover.put_back(frame);
         }
     }
 }
@@ -96,59 +105,51 @@ impl Fanout {
 
     /// Takes the next event out of a lane's frames.
     pub fn step(&mut self, intake: &mut Intake) -> Step {
-        let Some((frame, bytes)) = intake.events.frames.front() else {
-            return Step::Empty;
+        let copied = match intake.frame.take() {
+            Some(copied) => copied,
+            None => match intake.events.handover.take() {
+                Next::Frame(copied) => copied,
+                Next::Nothing | Next::Void => return Step::Empty,
+            },
         };
+        let CopiedFrame { frame, bytes } = &copied;
         let record = match EventRecords::new(&bytes[intake.done..]).next() {
             None => {
-                let (run, outcome) = (frame.run, std::mem::take(&mut intake.outcome));
+                let (frame, outcome) = (*frame, std::mem::take(&mut intake.outcome));
+                intake.done = 0;
                 if std::mem::take(&mut intake.records) != frame.records {
                     return Step::Nonsense;
                 }
-                intake.events.frames.pop_front();
-                intake.done = 0;
-                return Step::Frame(run, outcome);
+                return Step::Frame(frame, outcome);
             }
             Some(Err(_)) => return Step::Nonsense,
             Some(Ok(record)) => record,
         };
-        let address = self.address(record.target);
-        if address
-            .as_ref()
-            .is_some_and(|address| self.has_to_wait(address))
+        let address = match intake.waits_for.take() {
+            Some(address) => Some(address),
+            None => self.address(record.target),
+        };
+        if let Some(address) = &address
+            && self.has_to_wait(address)
         {
+            intake.waits_for = Some(address.clone());
+            intake.frame = Some(copied);
             return Step::Wait;
         }
         intake.done += encoded_event_len(&record);
         intake.records += 1;
         let source = intake.events.worker.name.clone();
         let published = address.and_then(|address| self.publish_record(&source, address, &record));
-        let outcome = &mut intake.outcome;
-        let Some(published) = published else {
-            outcome.flags |= REFUSED;
-            return Step::Published;
-        };
-        outcome.reached = outcome.reached.saturating_add(published.reached);
-        outcome.dropped = outcome.dropped.saturating_add(published.dropped);
-        for (is_so, flag) in [
-            (published.no_connection, NO_CONNECTION),
-            (published.closing, CLOSING),
-            (published.fault.is_some(), REFUSED),
-        ] {
-            outcome.flags |= if is_so { flag } else { 0 };
-        }
+        intake.outcome.add(published);
+        intake.frame = Some(copied);
         Step::Published
     }
 
     /// Whether the next event of a lane has to wait.
     pub fn still_waits(&self, intake: &Intake) -> bool {
-        let frame = intake.events.frames.front();
-        let record = frame.and_then(|(_, bytes)| EventRecords::new(&bytes[intake.done..]).next());
-        let Some(Ok(record)) = record else {
-            return false;
-        };
-        let address = self.address(record.target);
-        address.is_some_and(|address| self.has_to_wait(&address))
+        let address = intake.waits_for.as_ref();
+        address.is_some_and(|address| self.has_to_wait(address))
+            && !intake.events.handover.is_void()
     }
 
     /// Who the event of a record is for. `None` where a text is no UTF-8.
@@ -288,6 +289,25 @@ impl Fanout {
     }
 }
 
+impl EventOutcome {
+    /// Counts what has become of one event. `None` where it broke a rule.
+    fn add(&mut self, published: Option<Published>) {
+        let Some(published) = published else {
+            self.flags |= REFUSED;
+            return;
+        };
+        self.reached = self.reached.saturating_add(published.reached);
+        self.dropped = self.dropped.saturating_add(published.dropped);
+        for (is_so, flag) in [
+            (published.no_connection, NO_CONNECTION),
+            (published.closing, CLOSING),
+            (published.fault.is_some(), REFUSED),
+        ] {
+            self.flags |= if is_so { flag } else { 0 };
+        }
+    }
+}
+
 fn refused(fault: crate::sse::EventFault) -> Published {
     Published {
         fault: Some(fault),
@@ -297,12 +317,13 @@ fn refused(fault: crate::sse::EventFault) -> Published {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::gateway::lane::EventFrame;
     use crate::gateway::mailbox::mailbox;
+    use crate::gateway::stream::handover::Handover;
     use crate::gateway::stream::{Incarnation, StreamConfig, Streams};
+    use crate::shm::descriptor::Run;
     use crate::shm::events::encode_event;
     use crate::sse::SlowPolicy;
 
@@ -335,6 +356,9 @@ mod tests {
             len: bytes.len(),
             records: 1,
         };
+        let handover = Arc::new(Handover::default());
+        assert!(handover.put(vec![CopiedFrame { frame, bytes }]));
+        assert!(handover.release().lists);
         Intake::new(LaneEvents {
             shard: 0,
             index: 0,
@@ -342,7 +366,7 @@ mod tests {
                 name: "w".into(),
                 attach: 1,
             },
-            frames: VecDeque::from([(frame, bytes)]),
+            handover,
         })
     }
 

@@ -270,11 +270,14 @@ impl Thread {
             ToStreams::Inherited(number, worker, outcome) => {
                 fanout.inherited(number, worker, outcome);
             }
-            ToStreams::Events(mut events) => {
-                let parked = self.parked.iter_mut().find(|p| p.is_followed_by(&events));
-                match parked {
-                    Some(parked) => parked.events.frames.append(&mut events.frames),
-                    None => self.intake = Some(Intake::new(events)),
+            ToStreams::Events(events) => {
+                let released = events.handover.release();
+                if released.again {
+                    fanout.streams.send(ToStreams::Events(events.clone()));
+                }
+                // One that is listed already is among the parked.
+                if released.lists {
+                    self.intake = Some(Intake::new(events));
                 }
             }
             ToStreams::Publish(_, ReplyTo { shard, ticket }) if self.stopping => {
@@ -316,9 +319,12 @@ impl Thread {
                 self.events_this_round += 1;
                 self.events_this_turn += 1;
             }
-            Step::Wait => self.parked.extend(self.intake.take()),
-            Step::Frame(run, outcome) => {
-                shard.send(Command::EventsTaken(index, attach, run, outcome));
+            Step::Wait => {
+                intake.pause();
+                self.parked.extend(self.intake.take());
+            }
+            Step::Frame(frame, outcome) => {
+                shard.send(Command::EventsTaken(index, attach, frame, outcome));
             }
             Step::Empty => self.intake = None,
             Step::Nonsense => {
