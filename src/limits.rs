@@ -168,6 +168,8 @@ pub const TICK_SLOW_MS: u64 = 1_000;
 pub const TICKS_TO_SLOW: u32 = 20;
 /// Time a stopping hub gives requests in flight.
 pub const STOP_MS: u64 = 10_000;
+/// Time a stopping hub goes on with events that workers have handed over, at most.
+pub const STOP_EVENTS_MS: u64 = 1_000;
 /// Entries of a shard's submission queue.
 pub const RING_ENTRIES: u32 = 4096;
 /// Bytes of a shard's ring, which kernels before 5.12 and from 6.14 on count as locked memory: 64 for

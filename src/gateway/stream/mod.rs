@@ -18,6 +18,7 @@ pub mod socket;
 pub mod stats;
 pub mod subscriber;
 pub mod thread;
+pub mod turns;
 pub mod upkeep;
 pub mod writer;
 

@@ -36,8 +36,8 @@ pub struct Intake {
 
 /// What a step through an [`Intake`] has brought.
 pub enum Step {
-    /// One event has been published.
-    Published,
+    /// One event has been published, whose record has so many bytes.
+    Published(usize),
     /// The next event is for a subscriber that has no room for it now, and soon will.
     Wait,
     /// A frame is done, and goes back.
@@ -68,6 +68,11 @@ impl Intake {
             outcome: EventOutcome::default(),
             waits_for: None,
         }
+    }
+
+    /// Whether the lane has ended, and its events are forgotten.
+    pub fn is_void(&self) -> bool {
+        self.events.handover.is_void()
     }
 
     /// Gives the frame that is not done back, so that the lane can take it away if it ends.
@@ -136,20 +141,20 @@ impl Fanout {
             intake.frame = Some(copied);
             return Step::Wait;
         }
-        intake.done += encoded_event_len(&record);
+        let len = encoded_event_len(&record);
+        intake.done += len;
         intake.records += 1;
         let source = intake.events.worker.name.clone();
         let published = address.and_then(|address| self.publish_record(&source, address, &record));
         intake.outcome.add(published);
         intake.frame = Some(copied);
-        Step::Published
+        Step::Published(len)
     }
 
     /// Whether the next event of a lane has to wait.
     pub fn still_waits(&self, intake: &Intake) -> bool {
         let address = intake.waits_for.as_ref();
-        address.is_some_and(|address| self.has_to_wait(address))
-            && !intake.events.handover.is_void()
+        address.is_some_and(|address| self.has_to_wait(address)) && !intake.is_void()
     }
 
     /// Who the event of a record is for. `None` where a text is no UTF-8.
@@ -380,7 +385,7 @@ mod tests {
             (b"\n".repeat(1_000), NO_CONNECTION),
         ] {
             let mut intake = unchecked(&data);
-            assert!(matches!(fanout.step(&mut intake), Step::Published));
+            assert!(matches!(fanout.step(&mut intake), Step::Published(_)));
             let Step::Frame(_, outcome) = fanout.step(&mut intake) else {
                 panic!("the frame goes back");
             };
