@@ -143,6 +143,11 @@ pub const BRISK_MS: u64 = 1_000;
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Time a client may keep a request or an answer waiting while others wait for what it holds.
 pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
+/// Time clients have for what they still hold of a lane whose worker is gone.
+pub const REMAINS_MS: u64 = 5_000;
+/// Most bytes of the lanes of one shard whose workers are gone and of which clients still hold something,
+/// unless it is a single one. Beyond, the clients of those that ended first are cut off.
+pub const MAX_REMAINS: usize = 64 * 1024 * 1024;
 /// Most bytes of answers that one shard copies out of workers' memory because their clients are slow.
 pub const MAX_SPILLED: usize = 64 * 1024 * 1024;
 /// Time by which a request body may at most be behind [`BODY_RATE`], and so the longest pause in one.

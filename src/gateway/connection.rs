@@ -247,6 +247,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 _ => break plan,
             };
             let lane = dispatch.lane.clone();
+            self.entered.watch.keep_lane(lane.address());
             let next = self
                 .dispatch(
                     dispatch,
@@ -256,6 +257,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     bounds,
                 )
                 .await;
+            self.entered.watch.keep_lane(0);
             if let Some(next) = next {
                 return next;
             }
@@ -268,7 +270,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             }
         };
         if let Action::Delegate(worker) = &action {
-            return self.delegate(bounds, manner, worker).await;
+            let next = self.delegate(bounds, manner, worker).await;
+            self.entered.watch.keep_lane(0);
+            return next;
         }
         self.input.consume(bounds.end);
         if let Action::Subscribe(wanted, last_event_id) = action {

@@ -18,6 +18,7 @@ mod pace;
 mod plan;
 pub mod problem;
 mod receiver;
+mod remains;
 pub mod shard;
 pub mod stats;
 pub mod stream;

@@ -21,6 +21,7 @@ use crate::gateway::lane::{Ended, EventFrame, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::output::Spilled;
 use crate::gateway::plan::Scratch;
+use crate::gateway::remains::Remains;
 use crate::gateway::stream::{
     LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
 };
@@ -113,6 +114,7 @@ pub struct Shard {
     index: usize,
     reports: Sender<Report>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
+    remains: Remains,
     ticker: Ticker,
     stopping: Cell<bool>,
     stop_by_ms: Cell<u64>,
@@ -162,6 +164,7 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         index: parts.index,
         reports: parts.reports,
         lanes: RefCell::new(Vec::new()),
+        remains: Remains::default(),
         ticker: Ticker::new()?,
         stopping: Cell::new(false),
         stop_by_ms: Cell::new(u64::MAX),
@@ -413,8 +416,7 @@ impl Shard {
                 // Whatever is left of it is nobody's business any more.
                 lane.die();
             }
-            let mut lanes = shard.lanes.borrow_mut();
-            if let Some(place) = lanes.get_mut(worker)
+            if let Some(place) = shard.lanes.borrow_mut().get_mut(worker)
                 && place
                     .as_ref()
                     .is_some_and(|current| Rc::ptr_eq(current, &lane))
@@ -425,6 +427,10 @@ impl Shard {
             shard
                 .reports
                 .send(Report::LaneEnded(shard.index, worker, reason));
+            let now_ms = shard.clock.now_ms();
+            shard.remains.add(&lane, now_ms);
+            drop(lane);
+            shard.watches.cut_off(&shard.remains.overdue(now_ms));
         });
     }
 
@@ -458,6 +464,7 @@ impl Shard {
             }
         }
         self.watches.tick(now_ms, &pressed);
+        self.watches.cut_off(&self.remains.overdue(now_ms));
         if self.stopping.get() {
             self.watches.stop_resting();
             if let Some(main) = &*self.main.borrow() {
