@@ -97,6 +97,13 @@ pub const STREAM_WINDOW: usize = 4;
 pub const MAX_TRIES: usize = 3;
 /// Longest body with which a worker may refuse a stream.
 pub const MAX_REFUSAL: usize = 256 * 1024;
+/// Longest frame of events. A worker that sends a longer one is evicted.
+pub const MAX_EVENT_FRAME: usize = 512 * 1024;
+/// Most bytes of events that are copied out of one lane and not worked off yet. Further frames stay in
+/// the worker's memory.
+pub const MAX_EVENT_COPIES: usize = 512 * 1024;
+/// Bytes of events that are copied out of one lane before other work gets a turn, or one frame.
+pub const EVENT_BYTES_PER_TURN: usize = 128 * 1024;
 
 /// How long a hub that has just started lets clients of streams wait for a worker, when
 /// `--startup-grace` is not given. Workers come back within a second.
@@ -147,6 +154,11 @@ pub const BRISK_MS: u64 = 1_000;
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Time a client may keep a request or an answer waiting while others wait for what it holds.
 pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
+/// Time clients have for what they still hold of a lane whose worker is gone.
+pub const REMAINS_MS: u64 = 5_000;
+/// Most bytes of the lanes of one shard whose workers are gone and of which clients still hold something,
+/// unless it is a single one. Beyond, the clients of those that ended first are cut off.
+pub const MAX_REMAINS: usize = 64 * 1024 * 1024;
 /// Most bytes of answers that one shard copies out of workers' memory because their clients are slow.
 pub const MAX_SPILLED: usize = 64 * 1024 * 1024;
 /// Time by which a request body may at most be behind [`BODY_RATE`], and so the longest pause in one.
@@ -172,6 +184,8 @@ pub const TICK_SLOW_MS: u64 = 1_000;
 pub const TICKS_TO_SLOW: u32 = 20;
 /// Time a stopping hub gives requests in flight.
 pub const STOP_MS: u64 = 10_000;
+/// Time a stopping hub goes on with events that workers have handed over, at most.
+pub const STOP_EVENTS_MS: u64 = 1_000;
 /// Entries of a shard's submission queue.
 pub const RING_ENTRIES: u32 = 4096;
 /// Bytes of a shard's ring, which kernels before 5.12 and from 6.14 on count as locked memory: 64 for
@@ -225,6 +239,11 @@ const _: () = assert!(
     MIN_SLOTS as usize * PAGE >= 2 * MAX_HEAD + 4 * MAX_FIELDS * 8,
     "the smallest lane holds the largest head beside another request"
 );
+const _: () = assert!(
+    MAX_EVENT + 2 * MAX_TARGET < MAX_EVENT_FRAME,
+    "the longest event fits, whoever it is for"
+);
+const _: () = assert!(MAX_EVENT_FRAME <= MAX_EVENT_COPIES);
 const _: () = assert!(MAX_EVENT < MAX_EVENT_TEXT && MAX_EVENT_TEXT <= MAX_HISTORY_BYTES);
 const _: () = assert!(
     HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 28_000,

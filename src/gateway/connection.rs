@@ -259,6 +259,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 _ => break plan,
             };
             let lane = dispatch.lane.clone();
+            self.entered.watch.keep_lane(lane.address());
             let next = self
                 .dispatch(
                     dispatch,
@@ -268,6 +269,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     bounds,
                 )
                 .await;
+            self.entered.watch.keep_lane(0);
             if let Some(next) = next {
                 return next;
             }
@@ -280,7 +282,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             }
         };
         if let Action::Delegate(worker) = &action {
-            return self.delegate(bounds, manner, worker).await;
+            let next = self.delegate(bounds, manner, worker).await;
+            self.entered.watch.keep_lane(0);
+            return next;
         }
         self.input.consume(bounds.end);
         if let Action::Subscribe(wanted, last_event_id) = action {

@@ -30,7 +30,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     pub(super) async fn dispatch(
         &mut self,
         dispatch: Dispatch,
-        manner: Manner,
+        mut manner: Manner,
         body: BodyLength,
         expects_continue: bool,
         bounds: HeadBounds,
@@ -118,6 +118,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                         .await
                     {
                         Ok(slots) => slots,
+                        // The client may have been cut off because of that.
+                        Err(_) if lane.is_dead() => {
+                            manner.keep_alive = false;
+                            let problem = Problem::failed(Failure::WorkerGone, lane.name());
+                            return Some(self.refuse(problem, manner).await);
+                        }
                         Err(fault) => return Some(self.refuse_body(fault, manner).await),
                     };
                 }

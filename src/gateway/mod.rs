@@ -19,6 +19,7 @@ mod pace;
 mod plan;
 pub mod problem;
 mod receiver;
+mod remains;
 pub mod shard;
 mod spilled;
 pub mod stats;

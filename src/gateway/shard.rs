@@ -18,9 +18,10 @@ use crate::gateway::acceptor::Acceptor;
 use crate::gateway::clock::Clock;
 use crate::gateway::connections::Connections;
 use crate::gateway::hold::Holds;
-use crate::gateway::lane::{Ended, EventOutcome, Lane, LaneParts};
+use crate::gateway::lane::{Ended, EventFrame, EventOutcome, Lane, LaneParts};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
+use crate::gateway::remains::Remains;
 use crate::gateway::spilled::Spilled;
 use crate::gateway::stream::{
     LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
@@ -30,7 +31,6 @@ pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlAnswer, ControlPlane, GatewayConfig, Routes};
 use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
-use crate::shm::descriptor::Run;
 use crate::sys::listen::shutdown_both;
 use crate::sys::probe::UringSupport;
 
@@ -56,7 +56,7 @@ pub enum Command {
     /// Answer the control request with this ticket so.
     Answered(usize, ControlAnswer),
     /// Return a frame of events to the worker with this index, of this attach.
-    EventsTaken(usize, u64, Run, EventOutcome),
+    EventsTaken(usize, u64, EventFrame, EventOutcome),
     /// The worker with this index, of this attach, has sent events that are none.
     BadEvents(usize, u64),
     /// Finish what is in flight and end.
@@ -117,6 +117,7 @@ pub struct Shard {
     index: usize,
     reports: Sender<Report>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
+    remains: Remains,
     ticker: Ticker,
     stopping: Cell<bool>,
     stop_by_ms: Cell<u64>,
@@ -167,6 +168,7 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         index: parts.index,
         reports: parts.reports,
         lanes: RefCell::new(Vec::new()),
+        remains: Remains::default(),
         ticker: Ticker::new()?,
         stopping: Cell::new(false),
         stop_by_ms: Cell::new(u64::MAX),
@@ -281,8 +283,8 @@ impl Shard {
                     reply.waker.iter().for_each(Waker::wake_by_ref);
                 }
             }
-            Command::EventsTaken(worker, attach, run, outcome) => {
-                self.with_attach(worker, attach, |lane| lane.return_event(run, outcome));
+            Command::EventsTaken(worker, attach, frame, outcome) => {
+                self.with_attach(worker, attach, |lane| lane.return_event(frame, outcome));
             }
             Command::BadEvents(worker, attach) => {
                 self.with_attach(worker, attach, |lane| lane.refuse_events());
@@ -404,12 +406,12 @@ impl Shard {
         lanes[worker] = Some(lane.clone());
         let shard = self.clone();
         monoio::spawn(async move {
-            let publish = |frames| {
+            let publish = || {
                 shard.streams.send(ToStreams::Events(LaneEvents {
                     shard: shard.index,
                     index: worker,
                     worker: lane.incarnation().clone(),
-                    frames,
+                    handover: lane.handover().clone(),
                 }));
             };
             let ended = lane.clone().drive(hub_bell, worker_bell, publish).await;
@@ -418,8 +420,7 @@ impl Shard {
                 // Whatever is left of it is nobody's business any more.
                 lane.die();
             }
-            let mut lanes = shard.lanes.borrow_mut();
-            if let Some(place) = lanes.get_mut(worker)
+            if let Some(place) = shard.lanes.borrow_mut().get_mut(worker)
                 && place
                     .as_ref()
                     .is_some_and(|current| Rc::ptr_eq(current, &lane))
@@ -430,6 +431,10 @@ impl Shard {
             shard
                 .reports
                 .send(Report::LaneEnded(shard.index, worker, reason));
+            let now_ms = shard.clock.now_ms();
+            shard.remains.add(&lane, now_ms);
+            drop(lane);
+            shard.watches.cut_off(&shard.remains.overdue(now_ms));
         });
     }
 
@@ -463,6 +468,7 @@ impl Shard {
             }
         }
         self.watches.tick(now_ms, &pressed);
+        self.watches.cut_off(&self.remains.overdue(now_ms));
         if self.stopping.get() {
             self.watches.stop_resting();
             if let Some(main) = &*self.main.borrow() {

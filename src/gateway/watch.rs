@@ -30,6 +30,9 @@ pub struct Watch {
     lane: Cell<usize>,
     when_late: RefCell<WhenLate>,
     late: Cell<bool>,
+    /// The address of the lane whose memory the connection keeps, 0 for none: that of its request, until
+    /// the last word about it is said.
+    keeps: Cell<usize>,
     fired: Cell<bool>,
     resting: Cell<bool>,
 }
@@ -118,6 +121,11 @@ impl Watch {
         self.pressed_write_ms.set(u64::MAX);
     }
 
+    /// Notes the lane whose memory the connection keeps, by its address; 0 for none.
+    pub fn keep_lane(&self, address: usize) {
+        self.keeps.set(address);
+    }
+
     /// The connection's socket under a descriptor of its own.
     ///
     /// # Errors
@@ -150,11 +158,8 @@ impl Watch {
         };
         let must_write = self.pressed_write_ms.get() <= now_ms && on_it(|p| p.on_readers);
         let must_read = self.pressed_read_ms.get() <= now_ms && on_it(|p| p.on_senders);
-        // A socket that is gone already has nothing left to shut down.
         if self.write_ms.get() <= now_ms || must_write {
-            self.fired.set(true);
-            self.clear_write();
-            let _ = with_socket(self.socket, |socket| shutdown_both(socket));
+            self.stop();
         } else if self.read_ms.get() <= now_ms || must_read {
             self.late.set(true);
             match self.when_late.take() {
@@ -169,6 +174,23 @@ impl Watch {
                 }
             }
         }
+    }
+
+    /// Ends whatever the connection waits for its client to do. Where that is nothing, nobody keeps
+    /// anything because of the client.
+    fn cut_off(&self) {
+        if self.write_ms.get() != u64::MAX {
+            self.stop();
+        } else if self.read_ms.get() != u64::MAX {
+            self.stop_reading();
+        }
+    }
+
+    fn stop(&self) {
+        self.fired.set(true);
+        self.clear_write();
+        // A socket that is gone already has nothing left to shut down.
+        let _ = with_socket(self.socket, |socket| shutdown_both(socket));
     }
 
     fn stop_reading(&self) {
@@ -225,6 +247,7 @@ impl Watches {
             lane: Cell::new(0),
             when_late: RefCell::default(),
             late: Cell::new(false),
+            keeps: Cell::new(0),
             fired: Cell::new(false),
             resting: Cell::new(false),
         });
@@ -246,6 +269,19 @@ impl Watches {
     pub fn tick(&self, now_ms: u64, pressed: &[Pressure]) {
         for (_, watch) in self.0.borrow().iter() {
             watch.check(now_ms, pressed);
+        }
+    }
+
+    /// Cuts off the clients for whom the memory of these lanes is kept, that do not send or read what is
+    /// waited for.
+    pub fn cut_off(&self, lanes: &[usize]) {
+        if lanes.is_empty() {
+            return;
+        }
+        for (_, watch) in self.0.borrow().iter() {
+            if lanes.contains(&watch.keeps.get()) {
+                watch.cut_off();
+            }
         }
     }
 

@@ -2,7 +2,6 @@
 //! sleeps on the hub's eventfd. It runs behind the tasks that were ready before it, so that what
 //! they submit in one turn of the loop is published, and the worker woken, once.
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,7 +13,9 @@ use std::thread;
 use monoio::fs::File;
 
 use crate::control::WakeMode;
-use crate::gateway::lane::{EventFrame, Lane, Violation};
+use crate::gateway::lane::{Lane, Violation};
+#[cfg(doc)]
+use crate::gateway::stream::handover::Handover;
 use crate::limits::COMPLETIONS_PER_TURN;
 use crate::shm::region::Word;
 use crate::shm::spin::Spin;
@@ -39,14 +40,13 @@ enum Look {
 
 impl Lane {
     /// Drives the lane until the worker is gone or the lane has drained. `hub_bell` is the eventfd
-    /// the worker rings, `worker_bell` the one it is woken by. `publish` gets
-    /// its events: frames that are still to be [returned](Lane::return_event), and copies of their
-    /// bytes.
+    /// the worker rings, `worker_bell` the one it is woken by. `publish` is to
+    /// have the streams thread [release](Handover::release) what was [handed over](Lane::handover).
     pub async fn drive(
         self: Rc<Lane>,
         hub_bell: OwnedFd,
         worker_bell: OwnedFd,
-        publish: impl Fn(VecDeque<(EventFrame, Vec<u8>)>),
+        publish: impl Fn(),
     ) -> Ended {
         let bells = File::from_std(hub_bell.into()).and_then(|hub| {
             let worker = File::from_std(worker_bell.into())?;
@@ -123,7 +123,7 @@ impl Lane {
     fn look<F: Future<Output = Bell>>(
         &self,
         caller: &mut BellRinger<'_, F>,
-        publish: &impl Fn(VecDeque<(EventFrame, Vec<u8>)>),
+        publish: &impl Fn(),
         cx: &mut Context<'_>,
     ) -> Look {
         {
@@ -143,9 +143,9 @@ impl Lane {
         if turn.room_made {
             self.wake_first_in_line();
         }
-        let events = self.take_events();
-        if !events.is_empty() {
-            publish(events);
+        let (is_to_be_released, has_more) = self.hand_events_over();
+        if is_to_be_released {
+            publish();
         }
         let asleep = self.core.borrow_mut().publish();
         match self.wake {
@@ -160,26 +160,11 @@ impl Lane {
             Look::Ended(Ended::Dead)
         } else if self.is_drained() {
             Look::Ended(Ended::Drained)
-        } else if turn.taken > 0 {
+        } else if turn.taken > 0 || has_more {
             Look::Busy
         } else {
             Look::Quiet
         }
-    }
-}
-
-impl Lane {
-    fn take_events(&self) -> VecDeque<(EventFrame, Vec<u8>)> {
-        let mut events = VecDeque::new();
-        let mut core = self.core.borrow_mut();
-        while let Some(frame) = core.take_event_frame() {
-            let mut bytes = Vec::with_capacity(frame.len);
-            // The frame was checked, so there is nothing that could not be copied.
-            self.memory
-                .copy_response(frame.run, 0, frame.len, &mut bytes);
-            events.push_back((frame, bytes));
-        }
-        events
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod core;
 mod driver;
+mod events;
 mod line;
 mod share;
 mod violation;
@@ -27,12 +28,14 @@ pub use self::share::Share;
 pub use self::violation::Violation;
 pub use self::window::{Permit, Window, Windows};
 
+use self::events::CopiesOut;
 use self::line::{Line, Place};
 use crate::brake::Brake;
 use crate::control::WakeMode;
 use crate::gateway::clock::Clock;
 use crate::gateway::stats::LaneStats;
 use crate::gateway::stream::Incarnation;
+use crate::gateway::stream::handover::Handover;
 use crate::shm::descriptor::{ABORT, Run};
 use crate::shm::layout::{Geometry, Phase};
 use crate::shm::region::{HubSide, LaneMemory, Slots};
@@ -84,6 +87,10 @@ pub struct Lane {
     timeout_ms: u64,
     /// Slots of requests that have not arrived: clients may be slow with the rest.
     receiving: Cell<u32>,
+    /// Copies of events on their way to the streams thread,
+    handover: Arc<Handover>,
+    /// and how much of them there is, in the thread's hands too.
+    copies_out: Cell<CopiesOut>,
 }
 
 impl Lane {
@@ -113,6 +120,8 @@ impl Lane {
             complaints: RefCell::default(),
             draining: Cell::new(false),
             receiving: Cell::new(0),
+            handover: Arc::default(),
+            copies_out: Cell::default(),
             drain_by_ms: Cell::new(u64::MAX),
             timeout_ms,
         };
@@ -217,22 +226,11 @@ impl Lane {
         }
     }
 
-    /// Gives a frame of events back to the worker, with what has become of them.
-    pub fn return_event(&self, run: Run, outcome: EventOutcome) {
-        let call = self.core.borrow_mut().return_event(run, outcome);
-        if self.judge(call).unwrap_or(false) {
-            self.wake_driver();
-        }
-    }
-
-    /// The worker has sent events that are none.
-    pub fn refuse_events(&self) {
-        self.judge::<()>(Err(Violation::BadEvents));
-    }
-
     /// The worker is gone, or is thrown out: everybody who waits is told.
     pub fn die(&self) {
         self.core.borrow_mut().die();
+        // Else who comes and goes could leave more behind than is worked off.
+        self.handover.void();
         self.wake_hungry();
         self.windows.wake_all();
         self.wake_driver();
@@ -247,12 +245,15 @@ impl Lane {
         self.wake_driver();
     }
 
-    /// Whether the lane was told to drain, nobody waits for an answer any more, and the worker was told
-    /// of the connections that have ended, as far as it could be in the time a request has.
+    /// Whether the lane was told to drain, nobody waits for an answer any more, the worker was told of
+    /// the connections that have ended, and its events are with their subscribers, as far as that could
+    /// be in the time a request has.
     pub fn is_drained(&self) -> bool {
-        self.draining.get()
-            && self.core.borrow().in_flight() == 0
-            && (self.windows.ended.is_idle() || self.clock.now_ms() >= self.drain_by_ms.get())
+        if !self.draining.get() || self.core.borrow().in_flight() > 0 {
+            return false;
+        }
+        let has_settled = self.windows.ended.is_idle() && self.has_worked_events_off();
+        has_settled || self.clock.now_ms() >= self.drain_by_ms.get()
     }
 
     /// Fails what is overdue at `now_ms`, has everybody who waits for slots look at the time, and the

@@ -4,11 +4,29 @@
 use crate::gateway::stream::Published;
 use crate::gateway::stream::fanout::{Fanout, Group};
 use crate::gateway::stream::subscriber::Tag;
-use crate::sse::{Event, Frame};
+use crate::limits::MAX_EVENT;
+use crate::sse::{Event, EventFault, Frame};
 
 impl Fanout {
     /// Sends an event to everybody on `/events`, and to those of its channel.
     pub fn broadcast(&mut self, source: &str, event_type: &str, data: &str) -> Published {
+        let bare = Event {
+            name: Some(event_type),
+            id: None,
+            retry_ms: None,
+            data: b"",
+        };
+        // Before JSON is made of it, which is never shorter.
+        let fault = match bare.check() {
+            Ok(()) if data.len() > MAX_EVENT => Some(EventFault::DataTooLong(data.len())),
+            checked => checked.err(),
+        };
+        if fault.is_some() {
+            return Published {
+                fault,
+                ..Published::default()
+            };
+        }
         let envelope = Envelope {
             source,
             event_type,
@@ -17,10 +35,8 @@ impl Fanout {
         // A map of three strings is always JSON.
         let json = simd_json::to_vec(&envelope).unwrap_or_default();
         let event = Event {
-            name: Some(event_type),
-            id: None,
-            retry_ms: None,
             data: &json,
+            ..bare
         };
         if let Err(fault) = event.check() {
             return Published {

@@ -72,6 +72,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             request: request.clone(),
         })));
         let lane = shown.lane.clone();
+        self.entered.watch.keep_lane(lane.address());
         let said = self.shard.ask(shown, &request, number).await;
         if let Some(Said::Answer {
             status: 200,

@@ -12,16 +12,17 @@ pub mod converse;
 pub mod delegated;
 pub mod fanout;
 pub mod handoff;
+pub mod handover;
 mod paths;
 pub mod publish;
 pub mod socket;
 pub mod stats;
 pub mod subscriber;
 pub mod thread;
+pub mod turns;
 pub mod upkeep;
 pub mod writer;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::control::StreamOptions;
 use crate::gateway::Routes;
 use crate::gateway::connections::Place;
-use crate::gateway::lane::EventFrame;
 use crate::gateway::mailbox::Sender;
+use crate::gateway::stream::handover::Handover;
 use crate::gateway::stream::stats::StreamStats;
 use crate::sse::{EventFault, SlowPolicy};
 
@@ -125,7 +126,7 @@ pub enum ToStreams {
     Told(u64),
     /// A worker's successor was shown a connection that it inherits; whether it takes it.
     Inherited(u64, Incarnation, Inheritance),
-    /// Events out of a worker's lane.
+    /// There are events out of a worker's lane.
     Events(LaneEvents),
     /// An event from a control request.
     Publish(Box<Publication>, ReplyTo),
@@ -226,6 +227,7 @@ pub enum Inheritance {
 }
 
 /// Frames of events out of one lane, still to be returned to it.
+#[derive(Clone)]
 pub struct LaneEvents {
     /// The shard of the lane.
     pub shard: usize,
@@ -233,8 +235,8 @@ pub struct LaneEvents {
     pub index: usize,
     /// The worker.
     pub worker: Incarnation,
-    /// The frames, with a copy of their bytes.
-    pub frames: VecDeque<(EventFrame, Vec<u8>)>,
+    /// Where they are.
+    pub handover: Arc<Handover>,
 }
 
 /// Where the answer to a control request goes.

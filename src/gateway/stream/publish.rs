@@ -6,8 +6,9 @@ use std::slice;
 
 use crate::control::StreamOptions;
 use crate::gateway::Routes;
-use crate::gateway::lane::EventOutcome;
+use crate::gateway::lane::{EventFrame, EventOutcome};
 use crate::gateway::stream::fanout::{Fanout, Group};
+use crate::gateway::stream::handover::{CopiedFrame, Next};
 use crate::gateway::stream::paths::Audience;
 use crate::gateway::stream::subscriber::{Feed, Mark};
 use crate::gateway::stream::{
@@ -16,29 +17,33 @@ use crate::gateway::stream::{
 use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES};
 use crate::message::{Method, Params};
 use crate::route::Lookup;
-use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED, Run};
+use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED};
 use crate::shm::events::{EventRecord, EventRecords, EventTarget, encoded_event_len};
 use crate::sse::{Event, Frame};
 
 /// Frames out of one lane, and how far they were gone through.
 pub struct Intake {
-    /// What came.
+    /// Where they come from.
     pub events: LaneEvents,
+    /// The frame that is gone through, while it is the lane's turn.
+    frame: Option<CopiedFrame>,
     /// Bytes of the first frame that are done.
     done: usize,
     /// Records that were in them.
     records: u64,
     outcome: EventOutcome,
+    /// Who the next event is for, where it has to wait.
+    waits_for: Option<Address>,
 }
 
 /// What a step through an [`Intake`] has brought.
 pub enum Step {
-    /// One event has been published.
-    Published,
+    /// One event has been published, whose record has so many bytes.
+    Published(usize),
     /// The next event is for a subscriber that has no room for it now, and soon will.
     Wait,
     /// A frame is done, and goes back.
-    Frame(Run, EventOutcome),
+    Frame(EventFrame, EventOutcome),
     /// There is nothing left.
     Empty,
     /// The worker wrote what are no records, or not as many as it said.
@@ -46,6 +51,7 @@ pub enum Step {
 }
 
 /// Who an event is for, as it is found here.
+#[derive(Clone)]
 enum Address {
     Everybody,
     Path(String),
@@ -54,19 +60,27 @@ enum Address {
 }
 
 impl Intake {
-    /// Whether these events come from the same lane, and so have to follow.
-    pub fn is_followed_by(&self, events: &LaneEvents) -> bool {
-        let own = &self.events;
-        own.shard == events.shard && own.index == events.index && own.worker == events.worker
-    }
-
     /// Everything is still to be done.
     pub fn new(events: LaneEvents) -> Intake {
         Intake {
             events,
+            frame: None,
             done: 0,
             records: 0,
             outcome: EventOutcome::default(),
+            waits_for: None,
+        }
+    }
+
+    /// Whether the lane has ended, and its events are forgotten.
+    pub fn is_void(&self) -> bool {
+        self.events.handover.is_void()
+    }
+
+    /// Gives the frame that is not done back, so that the lane can take it away if it ends.
+    pub fn pause(&mut self) {
+        if let Some(frame) = self.frame.take() {
+            self.events.handover.put_back(frame);
         }
     }
 }
@@ -99,60 +113,52 @@ impl Fanout {
 
     /// Takes the next event out of a lane's frames.
     pub fn step(&mut self, intake: &mut Intake) -> Step {
-        let Some((frame, bytes)) = intake.events.frames.front() else {
-            return Step::Empty;
+        let copied = match intake.frame.take() {
+            Some(copied) => copied,
+            None => match intake.events.handover.take() {
+                Next::Frame(copied) => copied,
+                Next::Nothing | Next::Void => return Step::Empty,
+            },
         };
+        let CopiedFrame { frame, bytes } = &copied;
         let record = match EventRecords::new(&bytes[intake.done..]).next() {
             None => {
-                let (run, outcome) = (frame.run, std::mem::take(&mut intake.outcome));
+                let (frame, outcome) = (*frame, std::mem::take(&mut intake.outcome));
+                intake.done = 0;
                 if std::mem::take(&mut intake.records) != frame.records {
                     return Step::Nonsense;
                 }
-                intake.events.frames.pop_front();
-                intake.done = 0;
-                return Step::Frame(run, outcome);
+                return Step::Frame(frame, outcome);
             }
             Some(Err(_)) => return Step::Nonsense,
             Some(Ok(record)) => record,
         };
-        let address = self.address(record.target);
-        if address
-            .as_ref()
-            .is_some_and(|address| self.has_to_wait(address, &intake.events.worker.name))
+        let address = match intake.waits_for.take() {
+            Some(address) => Some(address),
+            None => self.address(record.target),
+        };
+        if let Some(address) = &address
+            && self.has_to_wait(address, &intake.events.worker.name)
         {
+            intake.waits_for = Some(address.clone());
+            intake.frame = Some(copied);
             return Step::Wait;
         }
-        intake.done += encoded_event_len(&record);
+        let len = encoded_event_len(&record);
+        intake.done += len;
         intake.records += 1;
         let source = intake.events.worker.name.clone();
         let published = address.and_then(|address| self.publish_record(&source, address, &record));
-        let outcome = &mut intake.outcome;
-        let Some(published) = published else {
-            outcome.flags |= REFUSED;
-            return Step::Published;
-        };
-        outcome.reached = outcome.reached.saturating_add(published.reached);
-        outcome.dropped = outcome.dropped.saturating_add(published.dropped);
-        for (is_so, flag) in [
-            (published.no_connection, NO_CONNECTION),
-            (published.closing, CLOSING),
-            (published.fault.is_some(), REFUSED),
-        ] {
-            outcome.flags |= if is_so { flag } else { 0 };
-        }
-        Step::Published
+        intake.outcome.add(published);
+        intake.frame = Some(copied);
+        Step::Published(len)
     }
 
     /// Whether the next event of a lane has to wait.
     pub fn still_waits(&self, intake: &Intake) -> bool {
-        let frame = intake.events.frames.front();
-        let record = frame.and_then(|(_, bytes)| EventRecords::new(&bytes[intake.done..]).next());
-        let Some(Ok(record)) = record else {
-            return false;
-        };
-        let address = self.address(record.target);
+        let address = intake.waits_for.as_ref();
         let sender = &intake.events.worker.name;
-        address.is_some_and(|address| self.has_to_wait(&address, sender))
+        address.is_some_and(|address| self.has_to_wait(address, sender)) && !intake.is_void()
     }
 
     /// Who the event of a record is for. `None` where a text is no UTF-8.
@@ -323,6 +329,25 @@ fn stream_route<'a>(routes: &'a Routes, path: &str) -> Option<(&'a str, StreamOp
     }
 }
 
+impl EventOutcome {
+    /// Counts what has become of one event. `None` where it broke a rule.
+    fn add(&mut self, published: Option<Published>) {
+        let Some(published) = published else {
+            self.flags |= REFUSED;
+            return;
+        };
+        self.reached = self.reached.saturating_add(published.reached);
+        self.dropped = self.dropped.saturating_add(published.dropped);
+        for (is_so, flag) in [
+            (published.no_connection, NO_CONNECTION),
+            (published.closing, CLOSING),
+            (published.fault.is_some(), REFUSED),
+        ] {
+            self.flags |= if is_so { flag } else { 0 };
+        }
+    }
+}
+
 fn refused(fault: crate::sse::EventFault) -> Published {
     Published {
         fault: Some(fault),
@@ -332,12 +357,13 @@ fn refused(fault: crate::sse::EventFault) -> Published {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
+    use std::sync::Arc;
 
     use super::*;
-    use crate::gateway::lane::EventFrame;
     use crate::gateway::mailbox::mailbox;
+    use crate::gateway::stream::handover::Handover;
     use crate::gateway::stream::{Incarnation, StreamConfig, Streams};
+    use crate::shm::descriptor::Run;
     use crate::shm::events::encode_event;
     use crate::sse::SlowPolicy;
 
@@ -370,6 +396,9 @@ mod tests {
             len: bytes.len(),
             records: 1,
         };
+        let handover = Arc::new(Handover::default());
+        assert!(handover.put(vec![CopiedFrame { frame, bytes }]));
+        assert!(handover.release().lists);
         Intake::new(LaneEvents {
             shard: 0,
             index: 0,
@@ -377,7 +406,7 @@ mod tests {
                 name: "w".into(),
                 attach: 1,
             },
-            frames: VecDeque::from([(frame, bytes)]),
+            handover,
         })
     }
 
@@ -391,7 +420,7 @@ mod tests {
             (b"\n".repeat(1_000), NO_CONNECTION),
         ] {
             let mut intake = unchecked(&data);
-            assert!(matches!(fanout.step(&mut intake), Step::Published));
+            assert!(matches!(fanout.step(&mut intake), Step::Published(_)));
             let Step::Frame(_, outcome) = fanout.step(&mut intake) else {
                 panic!("the frame goes back");
             };

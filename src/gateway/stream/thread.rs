@@ -18,10 +18,10 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::shard::Command;
 use crate::gateway::stream::fanout::{Fanout, LOOK_AHEAD};
-use crate::gateway::stream::publish::{Intake, Step};
+use crate::gateway::stream::turns::Turns;
 use crate::gateway::stream::writer::{Buffers, Outcome, Writer};
 use crate::gateway::stream::{Published, ReplyTo, StreamConfig, Streams, ToStreams};
-use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES, RING_MEMORY};
+use crate::limits::{MAX_EVENT_TEXT, MAX_QUEUE_BYTES, RING_MEMORY, STOP_EVENTS_MS};
 use crate::sse::Frame;
 use crate::sys::clock::monotonic_ms;
 use crate::sys::probe::UringSupport;
@@ -102,13 +102,13 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
         fanout: Fanout::new(parts.streams, parts.config, parts.shards, monotonic_ms()),
         messages: parts.messages,
         inbox: VecDeque::new(),
-        intake: None,
-        parked: Vec::new(),
+        turns: Turns::default(),
         events_per_round,
         events_this_round: 0,
         events_this_turn: 0,
         next_sweep_ms: 0,
         heartbeat: Frame::comment("keep-alive"),
+        stop_by_ms: None,
         stopping: false,
     };
     thread.run(bell).await;
@@ -127,15 +127,16 @@ struct Thread {
     writer: Writer,
     messages: Mailbox<ToStreams>,
     inbox: VecDeque<ToStreams>,
-    /// Frames of a lane that are being gone through.
-    intake: Option<Intake>,
-    /// Frames of lanes whose next event waits for a subscriber.
-    parked: Vec<Intake>,
+    /// Lanes that have events.
+    turns: Turns,
     events_per_round: usize,
     events_this_round: usize,
     events_this_turn: usize,
     next_sweep_ms: u64,
     heartbeat: Rc<Frame>,
+    /// Told to stop: nothing new is begun, and by this time nothing is taken from lanes any more.
+    stop_by_ms: Option<u64>,
+    /// Nothing is left to be taken, and what is queued is written.
     stopping: bool,
 }
 
@@ -163,7 +164,7 @@ impl Thread {
                 }
             }
             self.writer.arm(cx);
-            if !self.parked.is_empty() && patience.as_mut().poll(cx).is_ready() {
+            if self.turns.has_parked() && patience.as_mut().poll(cx).is_ready() {
                 // Who was waited for may not read any more, which nothing tells of.
                 patience.as_mut().reset(Instant::now() + PATIENCE);
                 cx.waker().wake_by_ref();
@@ -218,7 +219,11 @@ impl Thread {
     /// Takes messages, as long as what they queue is written in between.
     fn receive(&mut self, bell: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> bool {
         let mut any = false;
+        self.turns.unpark(&self.fanout);
         loop {
+            if self.stop_by_ms.is_some_and(|by| self.fanout.now_ms >= by) {
+                self.stop();
+            }
             if self.events_this_turn >= EVENTS_PER_TURN {
                 // Whoever was blocked may not be any more, which shows when the runtime has looked.
                 cx.waker().wake_by_ref();
@@ -233,17 +238,17 @@ impl Thread {
             {
                 return any;
             }
-            if self.intake.is_some() {
-                self.take_from_lane();
-            } else if self.take_parked() {
-            } else if let Some(message) = self.inbox.pop_front() {
-                self.obey(message);
-            } else if let Poll::Ready(rung) = bell.poll_read_ready(cx) {
-                // Cleared before the mailbox is emptied, so that what comes meanwhile rings again.
-                if let Ok(mut rung) = rung {
-                    rung.clear_ready();
+            if self.turns.has_turn() {
+                if self.turns.step(&mut self.fanout) {
+                    self.events_this_round += 1;
+                    self.events_this_turn += 1;
                 }
-                self.inbox.extend(self.messages.take());
+            } else if !self.turns.are_messages_due() && self.turns.begin() {
+            } else if let Some(message) = self.next_message(bell, cx) {
+                self.obey(message);
+            } else if self.turns.begin() {
+            } else if self.stop_by_ms.is_some() && !self.stopping {
+                self.stop();
             } else {
                 return any;
             }
@@ -251,15 +256,36 @@ impl Thread {
         }
     }
 
+    fn next_message(&mut self, bell: &AsyncFd<OwnedFd>, cx: &mut Context<'_>) -> Option<ToStreams> {
+        while self.inbox.is_empty()
+            && let Poll::Ready(rung) = bell.poll_read_ready(cx)
+        {
+            // Cleared before the mailbox is emptied, so that what comes meanwhile rings again.
+            if let Ok(mut rung) = rung {
+                rung.clear_ready();
+            }
+            self.inbox.extend(self.messages.take());
+        }
+        let message = self.inbox.pop_front();
+        self.turns.had_message(message.is_some());
+        message
+    }
+
+    /// What is queued is still written; nothing more is taken.
+    fn stop(&mut self) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            self.turns = Turns::default();
+            self.fanout.close_done();
+        }
+    }
+
     fn obey(&mut self, message: ToStreams) {
         let fanout = &mut self.fanout;
         match message {
             // Whoever is still handed over sees the connection end, and a worker its hub.
-            ToStreams::Subscribe(..)
-            | ToStreams::Announce(_)
-            | ToStreams::Accept(..)
-            | ToStreams::Events(_)
-                if self.stopping => {}
+            ToStreams::Subscribe(..) | ToStreams::Announce(_) | ToStreams::Accept(..)
+                if self.stop_by_ms.is_some() => {}
+            ToStreams::Events(_) if self.stopping => {}
             ToStreams::Subscribe(client, reading, wanted) => {
                 fanout.subscribe(*client, reading, wanted);
             }
@@ -270,14 +296,16 @@ impl Thread {
             ToStreams::Inherited(number, worker, outcome) => {
                 fanout.inherited(number, worker, outcome);
             }
-            ToStreams::Events(mut events) => {
-                let parked = self.parked.iter_mut().find(|p| p.is_followed_by(&events));
-                match parked {
-                    Some(parked) => parked.events.frames.append(&mut events.frames),
-                    None => self.intake = Some(Intake::new(events)),
+            ToStreams::Events(events) => {
+                let released = events.handover.release();
+                if released.again {
+                    fanout.streams.send(ToStreams::Events(events.clone()));
+                }
+                if released.lists {
+                    self.turns.list(events);
                 }
             }
-            ToStreams::Publish(_, ReplyTo { shard, ticket }) if self.stopping => {
+            ToStreams::Publish(_, ReplyTo { shard, ticket }) if self.stop_by_ms.is_some() => {
                 fanout.shards[shard].send(Command::Published(ticket, Published::closing()));
             }
             ToStreams::Publish(publication, ReplyTo { shard, ticket }) => {
@@ -287,44 +315,7 @@ impl Thread {
                 fanout.shards[shard].send(Command::Published(ticket, published));
             }
             ToStreams::Workers(routes, workers) => fanout.set_workers(routes, workers),
-            ToStreams::Stop => {
-                // What is queued is still written; nothing more is taken.
-                self.stopping = true;
-                fanout.close_done();
-            }
-        }
-    }
-
-    /// Goes on with a lane whose next event need not wait any more.
-    fn take_parked(&mut self) -> bool {
-        let ready = self
-            .parked
-            .iter()
-            .position(|parked| !self.fanout.still_waits(parked));
-        self.intake = ready.map(|at| self.parked.remove(at));
-        self.intake.is_some()
-    }
-
-    fn take_from_lane(&mut self) {
-        let Some(intake) = &mut self.intake else {
-            return;
-        };
-        let (index, attach) = (intake.events.index, intake.events.worker.attach);
-        let shard = self.fanout.shards[intake.events.shard].clone();
-        match self.fanout.step(intake) {
-            Step::Published => {
-                self.events_this_round += 1;
-                self.events_this_turn += 1;
-            }
-            Step::Wait => self.parked.extend(self.intake.take()),
-            Step::Frame(run, outcome) => {
-                shard.send(Command::EventsTaken(index, attach, run, outcome));
-            }
-            Step::Empty => self.intake = None,
-            Step::Nonsense => {
-                shard.send(Command::BadEvents(index, attach));
-                self.intake = None;
-            }
+            ToStreams::Stop => self.stop_by_ms = Some(fanout.now_ms + STOP_EVENTS_MS),
         }
     }
 

@@ -7,6 +7,7 @@ use super::LaneCore;
 use super::exchange::{EventFrame, ExchangeId, Failure, Frame, Stage, events_in, keep_waker};
 use crate::control::SlotState;
 use crate::gateway::lane::violation::Violation;
+use crate::limits::MAX_EVENT_FRAME;
 use crate::shm::arena::SlotMap;
 use crate::shm::descriptor::{Completion, Descriptor, Run, UNKNOWN_LENGTH};
 use crate::shm::doorbell::{sate, starve};
@@ -74,6 +75,11 @@ impl LaneCore {
         }
         keep_waker(&mut exchange.waker, waker);
         None
+    }
+
+    /// The length of the next frame of events, if there is one.
+    pub fn next_event_len(&self) -> Option<usize> {
+        self.event_frames.front().map(|frame| frame.len)
     }
 
     /// The next frame of events, in the order they were sent. It is the caller's until
@@ -206,6 +212,7 @@ impl LaneCore {
         let len = d.body_len as usize;
         if d.head_len > 0
             || len > d.slots as usize * self.memory.geometry().slot_size()
+            || len > MAX_EVENT_FRAME
             || d.total == 0
             || d.total > (len / RECORD_PREFIX) as u64
         {

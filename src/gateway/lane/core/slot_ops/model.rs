@@ -411,7 +411,7 @@ impl Model {
         let bare = d.exchange == 0 && d.generation == 0 && d.flags == 0 && d.head_len == 0;
         // The shortest record has 24 bytes.
         let counted = d.total >= 1 && d.total <= (len / 24) as u64;
-        if !bare || len > room || !counted || !self.may_hold(d.run()) {
+        if !bare || len > room.min(512 * 1024) || !counted || !self.may_hold(d.run()) {
             return Err(Refused);
         }
         self.hold(d.run(), None);

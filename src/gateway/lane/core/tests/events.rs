@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::gateway::lane::{EventFrame, EventOutcome};
+use crate::limits::MAX_EVENT_FRAME;
 use crate::shm::descriptor::{CLOSING, NO_CONNECTION, Run, Submission};
 use crate::shm::region::Word;
 
@@ -108,6 +109,23 @@ fn a_part_of_a_frame_of_events_is_not_returned() {
     core.return_event(frame.run, EventOutcome::default())
         .unwrap();
     assert_eq!(worker.take().map(|d| d.run()), Some(run(4, 3)));
+}
+
+#[test]
+fn a_frame_of_events_has_a_longest_length() {
+    let most = MAX_EVENT_FRAME as u32;
+    let of_length = |len: u32| Descriptor {
+        slots: 130,
+        body_len: len,
+        ..events(0)
+    };
+    let (mut core, mut worker) = lane(256);
+    worker.send(of_length(most));
+    look(&mut core, 0).unwrap();
+    assert_eq!(core.next_event_len(), Some(MAX_EVENT_FRAME));
+    let (mut core, mut worker) = lane(256);
+    worker.send(of_length(most + 1));
+    assert_eq!(look(&mut core, 0), Err(Violation::BadFrame));
 }
 
 #[test]
