@@ -155,6 +155,7 @@ impl Fanout {
                 queue_events: DEFAULT_QUEUE_EVENTS,
                 slow: SlowPolicy::DropNewest,
                 heartbeat_ms: 3_600_000,
+                write_timeout_ms: 30_000,
                 sweep_interval_ms: 0,
                 orphan_timeout_ms: 0,
             },

@@ -39,6 +39,7 @@ fn hub() -> RunningHub {
             queue_events: DEFAULT_QUEUE_EVENTS,
             slow: SlowPolicy::DropNewest,
             heartbeat_ms: 15_000,
+            write_timeout_ms: 30_000,
             sweep_interval_ms: 5_000,
             orphan_timeout_ms: 60_000,
         },

@@ -10,6 +10,7 @@ use std::time::Instant;
 use simd_json::json as value;
 use simd_json::prelude::*;
 
+use support::scratch::ScratchDir;
 use support::sse::{End, Message, Sse, sse_push, stream_count, wait_subscribers};
 use support::stream_worker::{Job, StreamWorker, start_reader};
 use support::{Client, Hub, HubOptions, json, stream_worker, wait_until};
@@ -287,6 +288,43 @@ fn a_stopped_client_is_told_when_it_goes_on() {
     });
     let got = reader.stdout.find_all("tick: ").len() as u64;
     assert_eq!(got + dropped, next + 1);
+}
+
+/// A write for which there is no room must not wait for any, on whatever socket.
+#[test]
+fn one_that_never_reads_on_a_unix_socket_holds_nobody_up() {
+    let dir = ScratchDir::new();
+    let front = dir.path().join("front.sock");
+    let listen = format!("unix:{}", front.display());
+    let mut hub = HubOptions::new()
+        .args(["--listen", &listen, "--write-timeout", "2"])
+        .start_in(dir);
+    let mut stuck = Sse::on(Client::unix(&front), "/events", "");
+    stuck.retry();
+    let mut neighbour = Sse::open(&hub, "/events");
+    neighbour.retry();
+    let mut publisher = hub.connect();
+    // Many times what the kernel keeps for a Unix socket.
+    let data = "x".repeat(5_000);
+    for number in 0..400 {
+        let body = format!(
+            r#"{{"source":"s","event_type":"t","data":{{"number":{number},"rest":"{data}"}}}}"#
+        );
+        publisher.request("POST", "/internal/emit", "", body.as_bytes());
+        assert_eq!(publisher.answer().status, 200);
+        assert_eq!(neighbour.next().event, "t");
+    }
+    Sse::open(&hub, "/events").retry();
+    // It goes by itself, and a newcomer like it does not keep the hub from stopping.
+    wait_subscribers(&hub, 1);
+    let mut another = Sse::on(Client::unix(&front), "/events", "");
+    another.retry();
+    for _ in 0..100 {
+        let body = format!(r#"{{"source":"s","event_type":"t","data":"{data}"}}"#);
+        publisher.request("POST", "/internal/emit", "", body.as_bytes());
+        assert_eq!(publisher.answer().status, 200);
+    }
+    assert_eq!(hub.stop().code(), Some(0));
 }
 
 #[test]

@@ -271,6 +271,7 @@ impl ServeArgs {
             );
             return Err(Failure::usage(message));
         }
+        let clients = self.clients.limits()?;
         Ok(HubConfig {
             tcp,
             unix,
@@ -281,7 +282,7 @@ impl ServeArgs {
             startup_grace_ms: (self.startup_grace * 1000.0) as u64,
             secret,
             instrumentation: self.instrumentation,
-            clients: self.clients.limits()?,
+            clients,
             max_connections: self.clients.max_connections,
             streams: StreamConfig {
                 history_events: self.sse_history,
@@ -292,6 +293,7 @@ impl ServeArgs {
                     Slow::Disconnect => SlowPolicy::Disconnect,
                 },
                 heartbeat_ms: self.sse_heartbeat * 1000,
+                write_timeout_ms: clients.write_timeout_ms,
                 sweep_interval_ms: self.sse_sweep_interval_ms,
                 orphan_timeout_ms: (self.sse_orphan_timeout * 1000.0) as u64,
             },

@@ -3,14 +3,20 @@
 //! references beside each descriptor, which for thousands of sockets means a wait for memory at each
 //! write; here whoever owns the socket lends it instead.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use io_uring::{cqueue, opcode, types};
+use rustix::io::{ReadWriteFlags, pwritev2};
 use tokio_uring::buf::fixed::{FixedBuf, FixedBufPool};
 use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// The offset that tells the kernel to write at the file position, of which sockets have none.
+const NO_OFFSET: u64 = u64::MAX;
 
 /// A buffer that a write may use.
 pub enum Buffer {
@@ -71,8 +77,8 @@ pub struct Took<S>(PhantomData<fn(S)>);
 
 /// Puts a write of the first `len` bytes of `buffer` into the ring, which is entered when the runtime
 /// has nothing else to do. Any number of writes may share a buffer; it can be changed again when the
-/// last of them has ended. A non-blocking socket without room is not waited for. Must be called within
-/// a tokio-uring runtime.
+/// last of them has ended. A socket without room is not waited for. Must be called within a tokio-uring
+/// runtime.
 ///
 /// # Panics
 /// The buffer is shorter than `len`.
@@ -86,15 +92,32 @@ pub fn ring_write<S: AsRawFd + 'static>(
     let bytes = &buffer.bytes()[..len];
     let (at, len) = (bytes.as_ptr(), u32::try_from(len).unwrap_or(u32::MAX));
     let fd = types::Fd(socket.as_raw_fd());
-    let entry = match &**buffer {
-        Buffer::Fixed(fixed) => opcode::WriteFixed::new(fd, at, len, fixed.buf_index()).build(),
-        Buffer::Plain(_) => opcode::Write::new(fd, at, len).build(),
+    // That the socket is non-blocking is not enough: the ring waits for room in its place.
+    let entry = match (&**buffer, knows_nowait()) {
+        (Buffer::Fixed(fixed), true) => opcode::WriteFixed::new(fd, at, len, fixed.buf_index())
+            .rw_flags(libc::RWF_NOWAIT)
+            .build(),
+        (Buffer::Plain(_), _) | (_, false) => opcode::Send::new(fd, at, len)
+            .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            .build(),
     };
     let held = Held {
         _buffer: buffer.clone(),
         _socket: socket.clone(),
     };
     UnsubmittedOneshot::new(held, Took(PhantomData), entry).submit()
+}
+
+/// Whether the kernel (6.5) takes a write to a socket that is not to wait.
+fn knows_nowait() -> bool {
+    static KNOWS: OnceLock<bool> = OnceLock::new();
+    *KNOWS.get_or_init(|| {
+        let Ok((near, _far)) = UnixStream::pair() else {
+            return false;
+        };
+        let bytes = [IoSlice::new(b"x")];
+        pwritev2(&near, &bytes, NO_OFFSET, ReadWriteFlags::NOWAIT).is_ok()
+    })
 }
 
 impl<S: 'static> OneshotOutputTransform for Took<S> {

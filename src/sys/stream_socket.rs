@@ -8,16 +8,18 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 
-/// Makes operations on the socket end with `WouldBlock` instead of waiting, those of io_uring
-/// included, and has the kernel give up a TCP peer that acknowledges nothing for `user_timeout_ms`.
+/// Makes system calls on the socket end with `WouldBlock` instead of waiting (io_uring waits all the
+/// same), and has the kernel give up a TCP peer that acknowledges nothing for `user_timeout_ms`. Returns
+/// whether it is one.
 ///
 /// # Errors
 /// The descriptor is no socket.
-pub fn prepare(socket: impl AsFd, user_timeout_ms: u32) -> io::Result<()> {
+pub fn prepare(socket: impl AsFd, user_timeout_ms: u32) -> io::Result<bool> {
     ioctl_fionbio(&socket, true)?;
     match sockopt::set_tcp_user_timeout(&socket, user_timeout_ms) {
+        Ok(()) => Ok(true),
         // A Unix socket has no peer that could vanish without a word.
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

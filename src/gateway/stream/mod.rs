@@ -47,6 +47,8 @@ pub struct StreamConfig {
     pub slow: SlowPolicy,
     /// Time after which a stream that has nothing to say says so. Milliseconds.
     pub heartbeat_ms: u64,
+    /// Time in which a client must make room where the kernel does not see to that. Milliseconds.
+    pub write_timeout_ms: u64,
     /// Time between two looks for clients that have gone; 0 for none. Milliseconds.
     pub sweep_interval_ms: u64,
     /// How long connections are kept while their worker is away. Milliseconds.

@@ -17,6 +17,8 @@ use crate::sys::stream_socket::{Discarded, discard, is_writable, prepare, send_l
 #[derive(Debug)]
 pub struct Socket {
     fd: AsyncFd<OwnedFd>,
+    /// Whether the kernel gives up a peer that takes nothing.
+    watched: bool,
     /// Left when the socket is closed.
     _place: Place,
 }
@@ -30,9 +32,18 @@ impl Socket {
     // What it asks for holds: the socket is owned by the `AsyncFd`, and nobody replaces it.
     #[allow(deprecated)]
     pub fn new(fd: OwnedFd, place: Place) -> io::Result<Socket> {
-        prepare(&fd, STREAM_USER_TIMEOUT_MS)?;
+        let watched = prepare(&fd, STREAM_USER_TIMEOUT_MS)?;
         let fd = AsyncFd::with_interest(fd, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Socket { fd, _place: place })
+        Ok(Socket {
+            fd,
+            watched,
+            _place: place,
+        })
+    }
+
+    /// Whether the kernel gives up a peer that takes nothing.
+    pub fn is_watched(&self) -> bool {
+        self.watched
     }
 
     /// Takes and forgets what the peer sends, `room` bytes at most. Ready when it has closed, or has

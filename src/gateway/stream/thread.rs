@@ -339,6 +339,7 @@ impl Thread {
         timer.as_mut().reset(Instant::now() + TICK);
         self.fanout.beat(&self.heartbeat);
         self.fanout.drop_orphans();
+        self.fanout.drop_stuck();
         let interval_ms = self.fanout.config.sweep_interval_ms;
         if interval_ms > 0 && self.fanout.now_ms >= self.next_sweep_ms {
             self.next_sweep_ms = self.fanout.now_ms.saturating_add(interval_ms);

@@ -142,6 +142,7 @@ mod tests {
             queue_events: 16,
             slow: SlowPolicy::DropNewest,
             heartbeat_ms: 1_000,
+            write_timeout_ms: 30_000,
             sweep_interval_ms: 0,
             orphan_timeout_ms: 1_000,
         };

@@ -111,6 +111,22 @@ impl Fanout {
         }
     }
 
+    /// Ends the connections of clients that take nothing, where the kernel does not: on Unix sockets.
+    pub fn drop_stuck(&mut self) {
+        let (now_ms, timeout_ms) = (self.now_ms, self.config.write_timeout_ms);
+        let is_stuck = |s: &Subscriber| {
+            let unwatched = s.socket.as_ref().is_some_and(|socket| !socket.is_watched());
+            s.blocked && unwatched && now_ms >= s.blocked_ms.saturating_add(timeout_ms)
+        };
+        let stuck: Vec<usize> = self
+            .subscribers
+            .iter()
+            .filter(|(_, s)| !s.closed && is_stuck(s))
+            .map(|(key, _)| key)
+            .collect();
+        stuck.into_iter().for_each(|key| self.close(key));
+    }
+
     /// Looks for clients that have gone without the runtime's noticing.
     pub fn sweep(&mut self) {
         let gone = |s: &Subscriber| s.socket.as_ref().is_some_and(|socket| socket.has_ended());

@@ -1,7 +1,7 @@
 //! Writes to many sockets at once, from buffers that are registered with the ring. A frame that is all a
 //! subscriber waits for goes from a buffer that everybody shares who waits for the same; anything else
-//! is put together in a buffer of its own. Either is held only while a write is under way; as sockets
-//! are non-blocking, that is until the ring has been entered once.
+//! is put together in a buffer of its own. Either is held only while a write is under way; as none waits
+//! for room, that is until the ring has been entered once.
 
 use std::future::Future;
 use std::io;
