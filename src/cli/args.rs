@@ -263,6 +263,14 @@ impl ServeArgs {
             );
             return Err(Failure::usage(message));
         }
+        if secret
+            .as_deref()
+            .is_some_and(|s| s.trim() != s || s.contains(|c: char| !(' '..='~').contains(&c)))
+        {
+            return Err(Failure::usage(
+                "HUB_SECRET has a space or line end around it, or something else that no client can send in a field: give printable ASCII characters, for example the output of `openssl rand -hex 16`",
+            ));
+        }
         if let Some(open) = tcp.iter().find(|a| !a.ip().is_loopback())
             && secret.is_none()
         {

@@ -10,21 +10,34 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::args::{Cli, Command};
+use crate::sys::signal::ignore_file_size_signal;
+
+/// Lines of the log that may wait to be written.
+const LOG_LINES: usize = 4096;
 
 /// Runs the command that the process was started with. Exit code 0: done; 1: it failed, and the
 /// reason was printed; 2: it was asked for wrongly.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    ignore_file_size_signal();
+    // Lines are written by a thread of their own. Where nobody takes them they are lost, and nobody who
+    // serves waits.
+    let (log, _written_at_the_end) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
         )
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
-        .with_writer(std::io::stderr)
+        .with_writer(log)
         // It would complain on the very stream that could not be written to, and a log that nobody
         // can read, on a full disk or in a broken pipe, must not end a thread that serves.
         .log_internal_errors(false)

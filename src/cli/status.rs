@@ -1,8 +1,8 @@
 //! `slotway status`: asks a running hub what it knows, and prints it.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +14,8 @@ use crate::control::{Health, SlotsReport};
 
 /// How long the hub may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest answer that is read: some times what the most workers and routes make.
+const MOST: usize = 256 * 1024 * 1024;
 
 #[derive(Serialize)]
 struct Everything<'a> {
@@ -110,6 +112,28 @@ fn columns(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
+/// Reads to the end of the connection, within a bound and a deadline: whatever listens there may be no
+/// hub.
+fn read_all(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut answer = Vec::new();
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || answer.len() > MOST {
+            return Err(io::Error::other("its answer does not come to an end"));
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(answer),
+            Ok(count) => answer.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Fetches and reads one JSON document. One request on a connection of its own, in HTTP/1.0, so
 /// that the end of the answer is the end of the connection.
 fn get<T: DeserializeOwned>(
@@ -123,14 +147,12 @@ fn get<T: DeserializeOwned>(
         ))
     };
     let mut stream = TcpStream::connect(authority).map_err(explain)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(explain)?;
     let secret = secret
         .map(|s| format!("X-Hub-Secret: {s}\r\n"))
         .unwrap_or_default();
     let request = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n{secret}\r\n");
     stream.write_all(request.as_bytes()).map_err(explain)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(explain)?;
+    let mut answer = read_all(&mut stream).map_err(explain)?;
     let head_len = answer
         .windows(4)
         .position(|w| w == b"\r\n\r\n")

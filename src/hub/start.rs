@@ -34,6 +34,7 @@ use crate::sys::fault_guard;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
 use crate::sys::probe::{UringUnavailable, check_io_uring};
 use crate::sys::process::{effective_uid, memory_total, raise_nofile_limit};
+use crate::sys::socket_file::SocketFile;
 
 /// Why a hub did not start.
 #[derive(Debug)]
@@ -118,20 +119,8 @@ pub struct RunningHub {
     state: Arc<HubState>,
     supervisor: JoinHandle<io::Result<()>>,
     stop: UnixStream,
-    files: SocketFiles,
-}
-
-/// The sockets in the file system, which are removed with this.
-#[derive(Debug, Default)]
-struct SocketFiles(Vec<PathBuf>);
-
-impl Drop for SocketFiles {
-    fn drop(&mut self) {
-        for file in &self.0 {
-            // Somebody else may have removed it.
-            let _ = std::fs::remove_file(file);
-        }
-    }
+    /// The sockets in the file system.
+    files: Vec<SocketFile>,
 }
 
 impl RunningHub {
@@ -181,7 +170,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
 
     let mut tcp = Vec::new();
     let mut listeners: Vec<Vec<OwnedFd>> = (0..config.shards).map(|_| Vec::new()).collect();
-    let mut files = SocketFiles::default();
+    let mut files = Vec::new();
     for address in &config.tcp {
         // The first shard's listener settles the port that the others join.
         let mut address = *address;
@@ -205,7 +194,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
                 .map_err(|e| StartError::System("a listener", e))?;
             shard.push(own);
         }
-        files.0.push(path.clone());
+        files.push(made_at(path)?);
     }
     let port = tcp.first().map_or(0, SocketAddr::port);
     let socket = match config.socket {
@@ -217,7 +206,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         }
     };
     let attach = listen_unix(&socket, 0o600)?;
-    files.0.push(socket.clone());
+    files.push(made_at(&socket)?);
 
     let gateway = Arc::new(GatewayConfig {
         timeout_ms: config.timeout_ms,
@@ -384,6 +373,10 @@ fn listen_tcp(address: SocketAddr, shared: bool) -> Result<OwnedFd, StartError> 
             bound => return bound.map_err(StartError::Listen),
         }
     }
+}
+
+fn made_at(path: &Path) -> Result<SocketFile, StartError> {
+    SocketFile::made_at(path).map_err(|e| StartError::System("the file of a listener", e))
 }
 
 fn listen_unix(path: &Path, mode: u32) -> Result<OwnedFd, StartError> {

@@ -145,6 +145,11 @@ impl<T> Topic<T> {
         self.bytes
     }
 
+    /// About how much memory it takes: an event is more than its text.
+    pub fn memory(&self) -> usize {
+        self.bytes + self.entries.len() * (EVENT_OVERHEAD + size_of::<Entry<T>>())
+    }
+
     /// Highest sequence this topic may have had.
     fn newest(&self) -> u64 {
         let newest = self.entries.back().map(|entry| entry.sequence);
@@ -189,9 +194,13 @@ struct Node<T> {
 
 const NONE: u32 = u32::MAX;
 
+/// What an event takes beside its text and its entry: the frame with its counts, the form with chunked
+/// coding, what filters ask for, and what the allocator adds to each of them.
+const EVENT_OVERHEAD: usize = size_of::<Frame>() + 160;
+
 impl<T> Topics<T> {
     /// No topics yet. At most `most` (at least one) are kept, each within `limits`, and as few as it
-    /// takes to stay below `most_bytes` altogether.
+    /// takes to stay below `most_bytes` of memory altogether.
     pub fn new(most: usize, most_bytes: usize, limits: TopicLimits) -> Self {
         Self {
             most: most.clamp(1, NONE as usize - 1),
@@ -220,9 +229,9 @@ impl<T> Topics<T> {
             None => self.create(name),
         };
         let topic = &mut self.nodes[index as usize].topic;
-        let before = topic.bytes();
+        let before = topic.memory();
         topic.record(sequence, tag, frame);
-        self.bytes = self.bytes - before + topic.bytes();
+        self.bytes = self.bytes - before + topic.memory();
         while self.bytes > self.most_bytes && self.oldest != self.newest {
             self.evict(self.oldest);
         }
@@ -290,7 +299,7 @@ impl<T> Topics<T> {
         self.unlink(index);
         let evicted = self.nodes.swap_remove(index as usize);
         self.by_name.remove(&evicted.name);
-        self.bytes -= evicted.topic.bytes();
+        self.bytes -= evicted.topic.memory();
         self.absent.forgotten = self.absent.forgotten.max(evicted.topic.newest());
         let Some(moved) = self.nodes.get(index as usize) else {
             return;

@@ -170,7 +170,7 @@ fn remove_dead_socket(path: &Path, address: &SocketAddrUnix) -> io::Result<()> {
 }
 
 /// Holds the directory of `path` against other processes in [`unix_listener`] until dropped.
-fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn lock_directory(path: &Path) -> io::Result<OwnedFd> {
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

@@ -16,6 +16,7 @@ pub mod process;
 #[cfg(feature = "gateway")]
 pub mod ring_write;
 pub mod signal;
+pub mod socket_file;
 pub mod stream_socket;
 pub mod timer;
 pub mod wake_fd;

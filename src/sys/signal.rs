@@ -41,6 +41,13 @@ struct Installed {
     former: [Option<sigaction>; 2],
 }
 
+/// Has writes beyond the limit on the size of files (RLIMIT_FSIZE) fail with `EFBIG`, like those on a full
+/// disk, instead of ending the process.
+pub fn ignore_file_size_signal() {
+    // SAFETY: sets a disposition without a handler; the signal exists, so it cannot fail.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Somebody who is told of SIGTERM and SIGINT until this is dropped.
 #[derive(Debug)]
 pub struct SignalListener {
