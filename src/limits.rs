@@ -154,6 +154,8 @@ pub const BRISK_MS: u64 = 1_000;
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Time a client may keep a request or an answer waiting while others wait for what it holds.
 pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
+/// The same while next to no exchange of the worker is left, so that nobody else could be served.
+pub const FULL_TIMEOUT_MS: u64 = 1_000;
 /// Time clients have for what they still hold of a lane whose worker is gone.
 pub const REMAINS_MS: u64 = 5_000;
 /// Most bytes of the lanes of one shard whose workers are gone and of which clients still hold something,
@@ -249,5 +251,6 @@ const _: () = assert!(
     HEARTBEAT_MS + (STREAM_USER_TIMEOUT_MS as u64) < 28_000,
     "a heartbeat may be a second late, and so may a busy machine"
 );
-const _: () = assert!(PRESSED_TIMEOUT_MS < WRITE_TIMEOUT_MS);
+const _: () =
+    assert!(FULL_TIMEOUT_MS < PRESSED_TIMEOUT_MS && PRESSED_TIMEOUT_MS < WRITE_TIMEOUT_MS);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

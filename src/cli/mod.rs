@@ -10,8 +10,9 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_appender::non_blocking::NonBlockingBuilder;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::args::{Cli, Command};
 use crate::sys::signal::ignore_file_size_signal;
@@ -24,13 +25,7 @@ const LOG_LINES: usize = 4096;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     ignore_file_size_signal();
-    // Lines are written by a thread of their own. Where nobody takes them they are lost, and nobody who
-    // serves waits.
-    let (log, _written_at_the_end) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LOG_LINES)
-        .thread_name("log")
-        .finish(std::io::stderr());
+    let (log, _written_at_the_end) = log_writer();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
@@ -56,6 +51,21 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Where the log is written: by a thread of its own, so that nobody who serves waits for who reads it.
+/// Lines that nobody takes are lost. The second is to be kept until the end.
+fn log_writer() -> (BoxMakeWriter, Option<WorkerGuard>) {
+    // It would panic without a thread, of which there are none left where the hub cannot start either.
+    if std::thread::Builder::new().spawn(|| {}).is_err() {
+        return (BoxMakeWriter::new(std::io::stderr), None);
+    }
+    let (log, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES)
+        .thread_name("log")
+        .finish(std::io::stderr());
+    (BoxMakeWriter::new(log), Some(guard))
 }
 
 /// Why a command failed.

@@ -231,6 +231,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
 
     async fn answer(&mut self, bounds: HeadBounds) -> Next {
         let mut tries = 0;
+        let mut decoded = None;
         let Plan {
             mut manner,
             body,
@@ -258,6 +259,16 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 },
                 _ => break plan,
             };
+            if plan.body == BodyLength::Chunked {
+                // One that is all there has arrived, and waits behind none that is still arriving.
+                let most = dispatch.max_body;
+                decoded = decoded.or_else(|| self.input.decode_chunked(bounds.end, most));
+                plan.body = match decoded {
+                    None => BodyLength::Chunked,
+                    Some(0) => BodyLength::None,
+                    Some(len) => BodyLength::Known(len as u64),
+                };
+            }
             let lane = dispatch.lane.clone();
             self.entered.watch.keep_lane(lane.address());
             let next = self

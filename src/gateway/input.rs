@@ -11,6 +11,7 @@ use monoio::io::{AsyncReadRent, CancelHandle, CancelableAsyncReadRent, OwnedRead
 use monoio::net::UnixStream;
 
 use crate::gateway::buffers::{SlotBuffer, Tail};
+use crate::http::decode_whole;
 use crate::limits::MAX_HEAD;
 
 /// Room while nothing is expected soon: to notice that something comes.
@@ -107,6 +108,15 @@ impl<'a, F: Future<Output = ReadDone>> Input<'a, F> {
             self.bytes.clear();
             self.used = 0;
         }
+    }
+
+    /// Decodes in place the chunked body that begins at `at` of what is buffered, and returns its length;
+    /// `None`, with nothing changed, as from [`decode_whole`].
+    pub fn decode_chunked(&mut self, at: usize, most: u64) -> Option<usize> {
+        let begin = self.used + at;
+        let decoded = decode_whole(self.bytes.get_mut(begin..)?, most)?;
+        self.bytes.drain(begin + decoded.len..begin + decoded.used);
+        Some(decoded.len)
     }
 
     /// Says whether the next request is expected soon, and so what a read for it may take.

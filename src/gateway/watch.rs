@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 use monoio::io::{CancelHandle, Canceller};
 use slab::Slab;
 
-use crate::limits::PRESSED_TIMEOUT_MS;
+use crate::limits::{FULL_TIMEOUT_MS, PRESSED_TIMEOUT_MS};
 use crate::sys::listen::{reset_on_close, shutdown_both, shutdown_read, with_socket};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
@@ -151,13 +151,11 @@ impl Watch {
     }
 
     fn check(&self, now_ms: u64, pressed: &[Pressure]) {
-        let on_it = |on: fn(&Pressure) -> bool| {
-            pressed
-                .iter()
-                .any(|pressure| pressure.lane == self.lane.get() && on(pressure))
-        };
-        let must_write = self.pressed_write_ms.get() <= now_ms && on_it(|p| p.on_readers);
-        let must_read = self.pressed_read_ms.get() <= now_ms && on_it(|p| p.on_senders);
+        let pressure = pressed.iter().find(|p| p.lane == self.lane.get());
+        let must_write = pressure
+            .is_some_and(|p| p.on_readers && p.has_passed(self.pressed_write_ms.get(), now_ms));
+        let must_read = pressure
+            .is_some_and(|p| p.on_senders && p.has_passed(self.pressed_read_ms.get(), now_ms));
         if self.write_ms.get() <= now_ms || must_write {
             self.stop();
         } else if self.read_ms.get() <= now_ms || must_read {
@@ -216,6 +214,20 @@ pub struct Pressure {
     pub on_senders: bool,
     /// Slots of answers, or exchanges.
     pub on_readers: bool,
+    /// Next to no exchange is left, whatever is held.
+    pub is_full: bool,
+}
+
+impl Pressure {
+    /// Whether a deadline of those under pressure has passed. Where nobody else could be served, it is
+    /// sooner.
+    fn has_passed(&self, deadline_ms: u64, now_ms: u64) -> bool {
+        let sooner_ms = match self.is_full {
+            true => PRESSED_TIMEOUT_MS - FULL_TIMEOUT_MS,
+            false => 0,
+        };
+        deadline_ms != u64::MAX && deadline_ms <= now_ms + sooner_ms
+    }
 }
 
 impl std::fmt::Debug for Watch {

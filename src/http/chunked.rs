@@ -369,6 +369,49 @@ const _: () = assert!(
     "the texts of the faults name the limits"
 );
 
+/// A chunked body that was decoded in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Decoded {
+    /// Bytes of data, which now stand in front.
+    pub len: usize,
+    /// Bytes that the body took; what follows them is the next request.
+    pub used: usize,
+}
+
+/// Decodes in place a chunked body that is all there. `None`, with nothing changed, where more of it is
+/// wanted, it breaks a rule, or it is longer than `most`.
+pub fn decode_whole(bytes: &mut [u8], most: u64) -> Option<Decoded> {
+    let (mut decoder, mut len, mut used) = (ChunkDecoder::default(), 0, 0);
+    loop {
+        match decoder.advance(&bytes[used..]).ok()? {
+            ChunkStep::Data(range) => {
+                len += range.len();
+                used += range.end;
+            }
+            ChunkStep::End(end) => {
+                used += end;
+                break;
+            }
+            ChunkStep::NeedMore => return None,
+        }
+    }
+    if len as u64 > most {
+        return None;
+    }
+    // Once more, and surely.
+    let (mut decoder, mut to, mut from) = (ChunkDecoder::default(), 0, 0);
+    while to < len {
+        let Ok(ChunkStep::Data(range)) = decoder.advance(&bytes[from..used]) else {
+            break;
+        };
+        let (start, end) = (from + range.start, from + range.end);
+        bytes.copy_within(start..end, to);
+        to += end - start;
+        from = end;
+    }
+    Some(Decoded { len, used })
+}
+
 /// Fields that a sender may not put behind the body, because the recipient needs them before it or
 /// they change what the message is: framing, routing, request modifiers, authentication, response
 /// control and content format (RFC 9110, section 6.5.1), and the hub's own.

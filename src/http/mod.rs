@@ -15,7 +15,9 @@ pub mod status;
 mod target;
 pub mod worker_fields;
 
-pub use chunked::{CHUNK_SUFFIX, ChunkDecoder, ChunkPrefix, ChunkStep, LAST_CHUNK, chunk_prefix};
+pub use chunked::{
+    CHUNK_SUFFIX, ChunkDecoder, ChunkPrefix, ChunkStep, LAST_CHUNK, chunk_prefix, decode_whole,
+};
 pub use date::imf_fixdate;
 pub use fault::Fault;
 pub use problem::problem_body;

@@ -466,7 +466,9 @@ mod tests {
 
     #[test]
     fn topics_share_a_bound_of_bytes() {
-        let mut topics = Topics::new(10, 50, limits(10, 40));
+        // Two events fit: with what each takes beside its text.
+        let event = frame(b"0123456789").len() + EVENT_OVERHEAD + size_of::<Entry<()>>();
+        let mut topics = Topics::new(10, 2 * event + event / 2, limits(10, 40));
         let names = ["/a", "/b", "/c", "/d"];
         for (sequence, name) in (1..).zip(names) {
             topics.record(name, sequence, (), frame(b"0123456789"));

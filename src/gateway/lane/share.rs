@@ -21,11 +21,13 @@ impl Lane {
     /// holds slots of requests, who reads slowly those of answers, and both an exchange.
     pub fn pressure(&self) -> Pressure {
         let core = self.core.borrow();
-        let for_any = !self.newcomers.is_empty() || core.is_full();
+        let is_full = core.is_full();
+        let for_any = !self.newcomers.is_empty() || is_full;
         Pressure {
             lane: self.address(),
             on_senders: for_any || !self.uploads.is_empty(),
             on_readers: for_any || core.is_starving_worker(),
+            is_full,
         }
     }
 

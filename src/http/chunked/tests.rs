@@ -340,3 +340,26 @@ fn no_forbidden_field_comes_behind_a_body() {
         }
     }
 }
+
+#[test]
+fn what_is_all_there_is_decoded_in_place() {
+    let whole = |bytes: &[u8], most: u64| {
+        let mut bytes = bytes.to_vec();
+        let decoded = decode_whole(&mut bytes, most)?;
+        Some((
+            bytes[..decoded.len].to_vec(),
+            bytes[decoded.used..].to_vec(),
+        ))
+    };
+    let some = |data: &[u8], rest: &[u8]| Some((data.to_vec(), rest.to_vec()));
+    assert_eq!(whole(b"0\r\n\r\nGET", 0), some(b"", b"GET"));
+    let body = b"3\r\nabc\r\n0A;x=y\r\n0123456789\r\n1\r\n!\r\n0\r\nt: v\r\n\r\nnext";
+    assert_eq!(whole(body, 14), some(b"abc0123456789!", b"next"));
+    assert_eq!(whole(body, 13), None);
+    for len in 0..body.len() - 4 {
+        let mut part = body[..len].to_vec();
+        assert_eq!(decode_whole(&mut part, 100), None, "{len}");
+        assert_eq!(part, body[..len], "nothing is changed");
+    }
+    assert_eq!(whole(b"1\r\nxx\r\n0\r\n\r\n", 100), None);
+}
