@@ -160,6 +160,7 @@ impl Fanout {
                 orphan_timeout_ms: 0,
             },
             uring: check_io_uring().unwrap(),
+            ready: mpsc::channel().0,
         };
         let (tell, told) = mpsc::channel();
         let thread = thread::spawn(move || {

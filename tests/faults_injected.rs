@@ -89,6 +89,11 @@ fn a_hub_that_cannot_start_says_why_and_what_to_do() {
         for part in [what, remedy] {
             assert!(said.contains(part), "{inject}: '{part}' is not in '{said}'");
         }
+        let said = hub.stdout.text();
+        assert!(
+            !said.contains("listening"),
+            "{inject}: it never served: {said}"
+        );
         let panicked = log.contains("panicked");
         assert!(!panicked, "{inject}: {log}");
         // The next start must not find what this one left.

@@ -15,7 +15,6 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::args::{Cli, Command};
-use crate::sys::signal::ignore_file_size_signal;
 
 /// Lines of the log that may wait to be written.
 const LOG_LINES: usize = 4096;
@@ -24,7 +23,6 @@ const LOG_LINES: usize = 4096;
 /// reason was printed; 2: it was asked for wrongly.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    ignore_file_size_signal();
     let (log, _written_at_the_end) = log_writer();
     tracing_subscriber::fmt()
         .with_env_filter(

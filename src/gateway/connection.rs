@@ -10,18 +10,15 @@ use std::rc::Rc;
 use monoio::io::Splitable;
 use monoio::net::UnixStream;
 
-use crate::gateway::Control;
-use crate::gateway::access::is_control_path;
 use crate::gateway::hold::Released;
 use crate::gateway::input::{Input, ReadDone, read_more};
 use crate::gateway::output::{Manner, Output};
 use crate::gateway::plan::{Action, Plan};
 use crate::gateway::problem::Problem;
-use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Shard;
 use crate::gateway::watch::Entered;
-use crate::http::{CONTINUE, ChunkDecoder, ChunkStep, Fault, HeadBounds, HeadScanner};
-use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_CONTROL_BODY, MAX_TRIES};
+use crate::http::{ChunkDecoder, Fault, HeadBounds, HeadScanner};
+use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_TRIES};
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request, or none that could be read: `bytes` are what
@@ -45,7 +42,7 @@ pub(super) struct Connection<'a, F> {
     pub(super) output: Output,
     pub(super) peer: Option<SocketAddr>,
     /// Whether the client's last request came soon after an answer, as the next one then probably does.
-    brisk: bool,
+    pub(super) brisk: bool,
 }
 
 /// What becomes of the connection.
@@ -322,112 +319,6 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         after(sent, manner)
     }
 
-    async fn control(
-        &mut self,
-        path: &str,
-        mut manner: Manner,
-        body: BodyLength,
-        expects_continue: bool,
-    ) -> Next {
-        let mut bytes = Vec::new();
-        // Only who may control the hub can have it keep a body.
-        let taken = match is_control_path(path.as_bytes()) {
-            true => body,
-            false => BodyLength::None,
-        };
-        manner.keep_alive &= taken == body;
-        // Who has announced too much is told so, and not to go on.
-        let too_long =
-            matches!(taken, BodyLength::Known(length) if length > MAX_CONTROL_BODY as u64);
-        if expects_continue
-            && taken != BodyLength::None
-            && !too_long
-            && self.input.buffered().is_empty()
-            && self.output.send_raw(CONTINUE).await.is_err()
-        {
-            return Next::Drop;
-        }
-        let received = self.read_whole(taken, &mut bytes).await;
-        self.input.expect_soon(self.brisk);
-        if let Err(fault) = received {
-            manner.keep_alive = false;
-            let Some(problem) = fault.problem() else {
-                return Next::Drop;
-            };
-            return self.refuse(problem, manner).await;
-        }
-        let answer = match self.shard.control.control(manner.method, path, &mut bytes) {
-            Control::Answer(answer) => answer,
-            Control::Publish(publication) => {
-                let published = self.shard.publish(publication.clone()).await;
-                self.shard.control.published(&publication, &published)
-            }
-            Control::Later => self.shard.control_later(path, bytes).await,
-        };
-        let mut fields = vec![
-            ("content-type", answer.content_type),
-            ("cache-control", "no-store"),
-        ];
-        fields.extend(answer.allow.map(|allow| ("allow", allow)));
-        let sent = self
-            .output
-            .send_long(answer.status, &fields, answer.body, manner)
-            .await;
-        match sent {
-            Some(sent) => after(sent, manner),
-            None => self.refuse(Problem::too_much_unread(), manner).await,
-        }
-    }
-
-    /// Receives a whole body of at most [`MAX_CONTROL_BODY`] bytes.
-    async fn read_whole(&mut self, body: BodyLength, out: &mut Vec<u8>) -> Result<(), BodyFault> {
-        const LIMIT: u64 = MAX_CONTROL_BODY as u64;
-        let mut decoder = ChunkDecoder::default();
-        let clients = &self.shard.config.clients;
-        let mut receiver = Receiver::new(&self.entered.watch, &self.shard.clock, clients, 0);
-        self.input.expect_much();
-        loop {
-            let buffered = self.input.buffered();
-            match body {
-                BodyLength::None => return Ok(()),
-                BodyLength::Known(length) if length > LIMIT => {
-                    return Err(BodyFault::TooLong(LIMIT));
-                }
-                BodyLength::Known(length) => {
-                    let part = buffered.len().min(length as usize - out.len());
-                    out.extend_from_slice(&buffered[..part]);
-                    self.input.consume(part);
-                    if out.len() as u64 == length {
-                        return Ok(());
-                    }
-                }
-                BodyLength::Chunked => match decoder.advance(buffered).map_err(BodyFault::Http)? {
-                    ChunkStep::Data(range) => {
-                        let end = range.end;
-                        out.extend_from_slice(&buffered[range]);
-                        self.input.consume(end);
-                        if exceeds(LIMIT, out.len() as u64, &decoder) {
-                            return Err(BodyFault::TooLong(LIMIT));
-                        }
-                        continue;
-                    }
-                    ChunkStep::End(end) => {
-                        self.input.consume(end);
-                        return Ok(());
-                    }
-                    ChunkStep::NeedMore => {
-                        let all = buffered.len();
-                        self.input.consume(all);
-                        if exceeds(LIMIT, out.len() as u64, &decoder) {
-                            return Err(BodyFault::TooLong(LIMIT));
-                        }
-                    }
-                },
-            }
-            receiver.fill(&mut self.input).await?;
-        }
-    }
-
     /// Sends an error answer.
     pub(super) async fn refuse(&mut self, problem: Problem, manner: Manner) -> Next {
         let mut allow = String::new();
@@ -492,7 +383,7 @@ pub(super) fn exceeds(limit: u64, taken: u64, decoder: &ChunkDecoder) -> bool {
     taken.saturating_add(decoder.data_remaining()) > limit
 }
 
-fn after(sent: std::io::Result<()>, manner: Manner) -> Next {
+pub(super) fn after(sent: std::io::Result<()>, manner: Manner) -> Next {
     match sent {
         Err(_) => Next::Drop,
         Ok(()) if manner.keep_alive => Next::Stay,

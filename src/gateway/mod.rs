@@ -15,6 +15,7 @@ mod input;
 pub mod lane;
 pub mod mailbox;
 mod output;
+mod own_paths;
 mod pace;
 mod plan;
 pub mod problem;

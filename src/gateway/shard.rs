@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Poll, Waker};
 
 use monoio::net::UnixStream;
@@ -96,6 +96,8 @@ pub struct ShardParts {
     pub streams: Streams,
     /// How many connections there are and may be.
     pub connections: Connections,
+    /// Where it says that it has all it needs; dropped without a word where it has not.
+    pub ready: mpsc::Sender<()>,
 }
 
 /// What the tasks of a shard share.
@@ -175,6 +177,9 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         notices: Cell::new(0),
         main: RefCell::new(None),
     });
+    // Nothing is missing any more. Nobody may be interested.
+    let _ = parts.ready.send(());
+    drop(parts.ready);
     let result = runtime.block_on(shard.main(parts.listeners, parts.commands));
     // Operations may still be under way, on the doorbells at the least, and dropping the runtime
     // frees their buffers without waiting for the kernel. A shard ends once in a process.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use crate::sys::fault_guard;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
 use crate::sys::probe::{UringUnavailable, check_io_uring};
 use crate::sys::process::{effective_uid, memory_total, raise_nofile_limit};
+use crate::sys::signal::ignore_file_size_signal;
 use crate::sys::socket_file::SocketFile;
 
 /// Why a hub did not start.
@@ -61,6 +62,8 @@ pub enum StartError {
         /// Connections that were asked for; `None`: there is not room for one.
         asked: Option<u64>,
     },
+    /// A thread does not have all it needs.
+    Thread(io::Error),
     /// A thread or descriptor could not be had: what for, and why.
     System(&'static str, io::Error),
 }
@@ -94,8 +97,8 @@ impl fmt::Display for StartError {
                 others.saturating_add(*wanted),
                 limit.saturating_sub(*others).max(1)
             ),
-            // It names the address, and says what to do.
-            StartError::Listen(error) => error.fmt(f),
+            // It names the address or the thread, and says what to do.
+            StartError::Listen(error) | StartError::Thread(error) => error.fmt(f),
             StartError::Directory(path, error) => write!(
                 f,
                 "cannot put the attach socket at {}: {error}. Make its directory your own with mode 0700, or give --socket",
@@ -148,8 +151,12 @@ impl RunningHub {
     pub fn wait(self) -> io::Result<()> {
         let result = self.supervisor.join();
         drop(self.files);
-        result.unwrap_or_else(|_| Err(io::Error::other("the supervisor panicked")))
+        result.unwrap_or_else(|_| Err(panicked()))
     }
+}
+
+fn panicked() -> io::Error {
+    io::Error::other("the supervisor panicked")
 }
 
 /// Starts a hub. When this returns, it serves.
@@ -158,6 +165,7 @@ impl RunningHub {
 /// Why it does not.
 pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     let uring = check_io_uring().map_err(StartError::Uring)?;
+    ignore_file_size_signal();
     fault_guard::install().map_err(|e| StartError::System("the handler of SIGBUS", e))?;
     let wanted = config.geometry.memory_len() as u64 * 2 * config.shards as u64;
     let total = memory_total();
@@ -231,12 +239,14 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
     let most = most_connections(config.shards, listeners_each, config.max_connections)?;
     let connections = Connections::new(most);
     let registry = Registry::new(config.remember_ms);
+    let (ready, threads) = mpsc::channel();
     let parts = ThreadParts {
         streams: streams.clone(),
         messages,
         shards: senders.clone(),
         config: config.streams,
         uring,
+        ready: ready.clone(),
     };
     let to_supervisor = report.clone();
     spawn("streams", move || {
@@ -263,6 +273,7 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
             reports: report.clone(),
             streams: streams.clone(),
             connections: connections.clone(),
+            ready: ready.clone(),
         };
         let report = report.clone();
         spawn(&format!("shard-{index}"), move || {
@@ -288,6 +299,12 @@ pub fn start(config: HubConfig) -> Result<RunningHub, StartError> {
         drains: Drains::new(config.timeout_ms.saturating_add(DRAIN_GRACE_MS)),
     });
     let supervisor = spawn("supervisor", move || supervisor.run())?;
+    // Each thread says so or ends, and then the supervisor has why.
+    drop(ready);
+    if threads.iter().count() <= config.shards {
+        let failed = supervisor.join().unwrap_or_else(|_| Err(panicked()));
+        return Err(StartError::Thread(failed.err().unwrap_or_else(panicked)));
+    }
     tracing::info!(
         shards = config.shards,
         slots = config.geometry.slots(),

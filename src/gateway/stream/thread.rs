@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub struct ThreadParts {
     pub config: StreamConfig,
     /// Which ring flags the kernel takes.
     pub uring: UringSupport,
+    /// Where it says that it has all it needs; dropped without a word where it has not.
+    pub ready: mpsc::Sender<()>,
 }
 
 /// Runs the thread until it is told to stop.
@@ -96,6 +99,9 @@ async fn serve(parts: ThreadParts) -> io::Result<()> {
         ),
     }
     let bell = bell(&parts.messages)?;
+    // Nothing is missing any more. Nobody may be interested.
+    let _ = parts.ready.send(());
+    drop(parts.ready);
     let events_per_round = EVENTS_PER_ROUND.min(parts.config.queue_events);
     let thread = Thread {
         writer: Writer::new(buffers),
