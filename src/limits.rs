@@ -173,7 +173,7 @@ pub const MAX_BODY_RATE: u64 = 1 << 30;
 pub const DEFAULT_MAX_BODY: u64 = 64 * 1024 * 1024;
 /// Longest body that is received whole before it takes slots, so that a client that sends it slowly
 /// keeps none. Longer ones are received into slots, of which only a part is for that.
-pub const SMALL_BODY: usize = 4 * 1024;
+pub const SMALL_BODY: u64 = 4 * 1024;
 /// Time a closing connection waits for the client to read its last answer.
 pub const LINGER_MS: u64 = 2_000;
 /// Bytes a closing connection reads and forgets meanwhile.
@@ -231,7 +231,7 @@ const _: () = assert!(
 const _: () = assert!(MAX_TARGET < MAX_HEAD);
 const _: () = assert!(MAX_ROUTES < MAX_ROUTES_IN_ALL);
 const _: () = assert!(
-    SMALL_BODY <= MAX_HEAD,
+    SMALL_BODY <= MAX_HEAD as u64,
     "a buffer holds a head and a small body"
 );
 const _: () = assert!(MAX_PATTERN < MAX_TARGET);

@@ -159,3 +159,24 @@ fn workers_that_come_and_go_without_end_are_few_lines_which_count_them() {
         assert!(lines <= most, "{lines} lines in {:?}", start.elapsed());
     }
 }
+
+/// A pipe is full after some hundred lines, and so is what the hub keeps of its log in the end.
+#[test]
+fn a_log_that_nobody_reads_stops_nobody() {
+    let unread = r#"mkfifo unread && exec "$0" "$@" 2<>unread"#;
+    let mut hub = HubOptions::new()
+        .under(["sh", "-c", unread])
+        .args(["--instrumentation"])
+        .start();
+    let _worker = hub.worker();
+    let mut client = hub.connect();
+    for _ in 0..60 {
+        for _ in 0..100 {
+            client.request("GET", "/hello", "", b"");
+        }
+        for _ in 0..100 {
+            assert_eq!(client.answer().status, 200);
+        }
+    }
+    assert_eq!(hub.stop().code(), Some(0));
+}

@@ -8,6 +8,8 @@ mod status;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use clap::Parser;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -18,12 +20,14 @@ use crate::cli::args::{Cli, Command};
 
 /// Lines of the log that may wait to be written.
 const LOG_LINES: usize = 4096;
+/// How long the end of the process waits for them to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs the command that the process was started with. Exit code 0: done; 1: it failed, and the
 /// reason was printed; 2: it was asked for wrongly.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (log, _written_at_the_end) = log_writer();
+    let (log, guard) = log_writer();
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info")),
@@ -41,14 +45,31 @@ pub fn main() -> ExitCode {
         Command::DemoWorker(args) => demo::worker(&args),
         Command::Status(args) => status::status(&args),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            // Not by eprintln, which panics where nobody can read it.
-            let _ = writeln!(std::io::stderr(), "slotway: {}", failure.message);
-            ExitCode::from(failure.code)
-        }
+    let code = result.as_ref().err().map_or(0, |failure| failure.code);
+    last_words(guard, result.err());
+    ExitCode::from(code)
+}
+
+/// Writes what is left of the log, and why the command failed, but does not wait for ever for somebody to
+/// read it.
+fn last_words(guard: Option<WorkerGuard>, failure: Option<Failure>) {
+    let (written, all) = mpsc::channel();
+    let last = failure.clone();
+    let spawned = std::thread::Builder::new().spawn(move || {
+        drop(guard);
+        last.iter().for_each(complain);
+        let _ = written.send(());
+    });
+    match spawned {
+        Ok(_) => drop(all.recv_timeout(LAST_WORDS)),
+        // Threads may be what is missing.
+        Err(_) => failure.iter().for_each(complain),
     }
+}
+
+fn complain(failure: &Failure) {
+    // Not by eprintln, which panics where nobody can read it.
+    let _ = writeln!(std::io::stderr(), "slotway: {}", failure.message);
 }
 
 /// Where the log is written: by a thread of its own, so that nobody who serves waits for who reads it.
@@ -67,7 +88,7 @@ fn log_writer() -> (BoxMakeWriter, Option<WorkerGuard>) {
 }
 
 /// Why a command failed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Failure {
     code: u8,
     message: String,

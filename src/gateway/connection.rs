@@ -18,7 +18,7 @@ use crate::gateway::problem::Problem;
 use crate::gateway::shard::Shard;
 use crate::gateway::watch::Entered;
 use crate::http::{ChunkDecoder, Fault, HeadBounds, HeadScanner};
-use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_TRIES};
+use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_TRIES, SMALL_BODY};
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request, or none that could be read: `bytes` are what
@@ -256,6 +256,23 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 },
                 _ => break plan,
             };
+            if let BodyLength::Known(len @ ..=SMALL_BODY) = plan.body
+                && self.input.buffered().len() < bounds.end + len as usize
+            {
+                // Before anything of a worker is held, and be it that its lane is there: it may be another
+                // worker's by then.
+                drop(dispatch);
+                let received = self
+                    .receive_small(bounds, len as usize, plan.expects_continue)
+                    .await;
+                match received {
+                    Ok(()) => continue,
+                    Err(fault) => {
+                        self.input.consume(bounds.end);
+                        return self.refuse_body(fault, plan.manner).await;
+                    }
+                }
+            }
             if plan.body == BodyLength::Chunked {
                 // One that is all there has arrived, and waits behind none that is still arriving.
                 let most = dispatch.max_body;
@@ -263,6 +280,11 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 plan.body = match decoded {
                     None => BodyLength::Chunked,
                     Some(0) => BodyLength::None,
+                    // Another worker has the route since it was decoded.
+                    Some(len) if len as u64 > most => {
+                        plan.action = Action::Problem(Problem::body_too_long(most));
+                        break plan;
+                    }
                     Some(len) => BodyLength::Known(len as u64),
                 };
             }

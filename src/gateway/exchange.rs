@@ -18,7 +18,6 @@ use crate::gateway::receiver::Receiver;
 use crate::gateway::shard::Timing;
 use crate::gateway::upload::{Unfinished, Upload, UploadEnd};
 use crate::http::{CONTINUE, HeadBounds};
-use crate::limits::SMALL_BODY;
 use crate::message::{BodyLength, Method, Version};
 use crate::shm::descriptor::END;
 use crate::shm::layout::{Geometry, body_offset};
@@ -49,15 +48,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         if let Some(len) = whole
             && bounds.end + len > self.input.buffered().len()
         {
-            if len <= SMALL_BODY {
-                if let Err(fault) = self.receive_small(bounds, len, expects_continue).await {
-                    self.input.consume(bounds.end);
-                    return Some(self.refuse_body(fault, manner).await);
-                }
-            } else {
-                share = lane.share_at_once(geometry.slots_for(body_at + len));
-                whole = share.as_ref().map(|_| len);
-            }
+            share = lane.share_at_once(geometry.slots_for(body_at + len));
+            whole = share.as_ref().map(|_| len);
         }
         let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
         let clock = self.shard.clock.clone();
@@ -208,7 +200,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     }
 
     /// Receives behind its head, in the connection's buffer, a body that is small.
-    async fn receive_small(
+    pub(super) async fn receive_small(
         &mut self,
         bounds: HeadBounds,
         len: usize,
@@ -368,7 +360,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     }
 
     /// An error answer to a request whose body did not arrive as it should.
-    async fn refuse_body(&mut self, fault: BodyFault, mut manner: Manner) -> Next {
+    pub(super) async fn refuse_body(&mut self, fault: BodyFault, mut manner: Manner) -> Next {
         manner.keep_alive = false;
         match fault.problem() {
             Some(problem) => self.refuse(problem, manner).await,

@@ -54,6 +54,7 @@ impl Watch {
     /// [`Watch::until_late`] or [`Watch::cancel_when_late`] is used.
     pub fn expect_read(&self, deadline_ms: u64) {
         self.read_ms.set(deadline_ms);
+        self.pressed_read_ms.set(u64::MAX);
         self.late.set(false);
         self.when_late.take();
     }

@@ -50,6 +50,11 @@ impl Drains {
         namesakes().take(excess).map(|d| d.worker).collect()
     }
 
+    /// Whether the worker was replaced, and is not gone.
+    pub fn knows(&self, worker: usize) -> bool {
+        self.all.iter().any(|d| d.worker == worker)
+    }
+
     /// The worker is gone.
     pub fn forget(&mut self, worker: usize) {
         self.all.retain(|d| d.worker != worker);

@@ -157,6 +157,10 @@ impl Registry {
         for (index, record) in self.records.iter_mut().enumerate() {
             if let Some(record) = record.as_mut().filter(|r| *r.name == *name) {
                 record.superseded = index != place;
+                if record.superseded && record.state == WorkerState::Gone {
+                    // There may be several whose lanes are still open.
+                    record.expires_ms = 0;
+                }
             }
         }
         let record = self.add(valid, WorkerState::Attached, u64::MAX, place);
@@ -653,6 +657,26 @@ mod tests {
         registry.gone(old, 6);
         assert!(registry.expire(6));
         assert!(registry.get(old).is_none() && registry.get(new).is_some());
+    }
+
+    #[test]
+    fn of_many_that_are_gone_but_for_their_lanes_one_is_remembered() {
+        let mut registry = Registry::new(100);
+        let stats = || vec![Arc::new(LaneStats::new(16))];
+        let indices: Vec<usize> = (0..4)
+            .map(|_| {
+                let attached = registry.attach(valid("a", &[]), None, process(1), stats());
+                let index = attached.unwrap().index;
+                registry.gone(index, 5);
+                index
+            })
+            .collect();
+        for index in &indices {
+            registry.lane_ended(*index);
+        }
+        registry.expire(6);
+        assert_eq!(registry.iter().count(), 1);
+        assert!(registry.get(indices[3]).is_some());
     }
 
     fn attach(registry: &mut Registry, name: &str) -> Result<Attached, Refusal> {

@@ -403,7 +403,9 @@ impl Supervisor {
                     Ok(left)
                 });
                 if let Some(why) = violation {
-                    if self.evict(worker, &why) {
+                    // Whoever has the name by now is not to pay for it.
+                    let is_replaced = self.parts.drains.knows(worker);
+                    if self.evict(worker, &why) && !is_replaced {
                         let name = self.name_of(worker);
                         self.parts.probation.evicted(&name, monotonic_ms());
                     }

@@ -2,8 +2,8 @@
 //!
 //! The size of shared memory is sealed, but who may write it may also give its pages back, and nothing
 //! forbids that. They read as zeros again, for which the kernel has to find memory; where it finds none,
-//! under strict accounting (`vm.overcommit_memory=2`), the reader gets SIGBUS. Here the page is then
-//! replaced by one of zeros that is private to this process. What the other side makes of its memory is
+//! under strict accounting (`vm.overcommit_memory=2`), the reader gets SIGBUS. Here the memory is then
+//! replaced by zeros that are private to this process. What the other side makes of its memory is
 //! checked anyway, and zeros are as good as anything else it could have written.
 
 use std::io;
@@ -97,13 +97,14 @@ impl Drop for GuardedRange {
     }
 }
 
-fn is_guarded(address: usize) -> bool {
+/// The range that an address is in.
+fn guarded(address: usize) -> Option<(usize, usize)> {
     let used = USED.load(Ordering::Acquire);
-    RANGES[..used].iter().any(|range| {
+    let mut ranges = RANGES[..used].iter().map(|range| {
         let start = range.start.load(Ordering::Acquire);
-        let end = range.end.load(Ordering::Acquire);
-        start != FREE && (start..end).contains(&address)
-    })
+        (start, range.end.load(Ordering::Acquire))
+    });
+    ranges.find(|(start, end)| *start != FREE && (*start..*end).contains(&address))
 }
 
 extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
@@ -111,8 +112,8 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
     let address = unsafe { (*info).si_addr() }.addr();
     // SAFETY: the thread's own errno, which the interrupted code may be about to look at.
     let errno = unsafe { *libc::__errno_location() };
-    let page = rustix::param::page_size();
-    if !is_guarded(address) || !put_zeros(address & !(page - 1), page) {
+    let is_read_on = guarded(address).is_some_and(|(start, end)| put_zeros(start, end - start));
+    if !is_read_on {
         // Back to the instruction, and to what it would have led to.
         if let Some(former) = FORMER.get() {
             // SAFETY: puts back what was there, as the system gave it.
@@ -123,12 +124,13 @@ extern "C" fn on_fault(signal: c_int, info: *mut siginfo_t, _: *mut c_void) {
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Puts a page of zeros at this address.
-fn put_zeros(page: usize, len: usize) -> bool {
+/// Puts zeros in the place of a range: of all of it, so that however many pages are missing, it stays one
+/// mapping.
+fn put_zeros(start: usize, len: usize) -> bool {
     let flags = libc::MAP_FIXED | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    let at = std::ptr::with_exposed_provenance_mut(page);
-    // SAFETY: the page is part of a guarded range, and so of a read-only mapping that exists: it is
-    // replaced by memory that can be read like it. Its bytes may change at any time, as before.
+    let at = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the range is guarded, and so part of a read-only mapping that exists: it is replaced by
+    // memory that can be read like it. Its bytes may change at any time, as before.
     let mapped = unsafe { libc::mmap(at, len, libc::PROT_READ, flags, -1, 0) };
     mapped != libc::MAP_FAILED
 }
@@ -166,15 +168,15 @@ mod tests {
         install().unwrap();
         let page = rustix::param::page_size();
         let (file, at) = ones(page);
-        let guarded = GuardedRange::new(at, 2 * page).unwrap();
+        let guard = GuardedRange::new(at, 2 * page).unwrap();
         assert_eq!((read(at), read(at.wrapping_add(page))), (1, 1));
         // Nothing is behind the second page then, as where no memory can be found for it.
         file.set_len(page as u64).unwrap();
         assert_eq!(read(at.wrapping_add(page + 7)), 0);
         assert_eq!(read(at.wrapping_add(2 * page - 1)), 0);
-        assert_eq!(read(at), 1, "the other page is what it was");
-        drop(guarded);
-        assert!(!is_guarded(at.addr()));
+        assert_eq!(read(at), 0, "the whole range is given up");
+        drop(guard);
+        assert!(guarded(at.addr()).is_none());
         // SAFETY: the mapping that the test has made, of which nothing is used any more.
         unsafe { libc::munmap(at.cast_mut().cast(), 2 * page) };
     }
@@ -183,11 +185,11 @@ mod tests {
     fn ranges_end_where_they_end() {
         let page = rustix::param::page_size();
         let (_file, at) = ones(page);
-        let guarded = GuardedRange::new(at, page).unwrap();
-        let within = |offset: usize| is_guarded(at.wrapping_add(offset).addr());
+        let guard = GuardedRange::new(at, page).unwrap();
+        let within = |offset: usize| guarded(at.wrapping_add(offset).addr()).is_some();
         assert!(within(0) && within(page - 1) && !within(page));
-        assert!(!is_guarded(at.addr() - 1));
-        drop(guarded);
+        assert!(guarded(at.addr() - 1).is_none());
+        drop(guard);
         assert!(!within(0));
         // SAFETY: as above.
         unsafe { libc::munmap(at.cast_mut().cast(), 2 * page) };

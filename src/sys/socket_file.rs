@@ -1,8 +1,11 @@
 //! The file of a Unix socket that this process listens on.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, open};
 
 use super::listen::lock_directory;
 
@@ -10,8 +13,8 @@ use super::listen::lock_directory;
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    identity: (u64, u64),
+    /// The file itself: while it is held, no other has its number.
+    file: File,
 }
 
 impl SocketFile {
@@ -20,9 +23,10 @@ impl SocketFile {
     /// # Errors
     /// It is not there, or cannot be looked at.
     pub fn made_at(path: &Path) -> io::Result<SocketFile> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(SocketFile {
             path: path.to_owned(),
-            identity: identity(path)?,
+            file: open(path, flags, Mode::empty())?.into(),
         })
     }
 }
@@ -32,13 +36,12 @@ impl Drop for SocketFile {
         // Nobody who starts meanwhile can replace it between the look and the removal. Without the lock
         // the chance of that is small, and a file left behind is in nobody's way.
         let _lock = lock_directory(&self.path);
-        if identity(&self.path).is_ok_and(|found| found == self.identity) {
+        let found = std::fs::symlink_metadata(&self.path);
+        let (Ok(found), Ok(own)) = (found, self.file.metadata()) else {
+            return;
+        };
+        if (found.dev(), found.ino()) == (own.dev(), own.ino()) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let found = std::fs::symlink_metadata(path)?;
-    Ok((found.dev(), found.ino()))
 }

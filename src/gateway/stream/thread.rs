@@ -253,7 +253,7 @@ impl Thread {
             } else if let Some(message) = self.next_message(bell, cx) {
                 self.obey(message);
             } else if self.turns.begin() {
-            } else if self.stop_by_ms.is_some() && !self.stopping {
+            } else if self.stop_by_ms.is_some() && !self.stopping && !self.turns.has_parked() {
                 self.stop();
             } else {
                 return any;
