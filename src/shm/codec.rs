@@ -4,10 +4,11 @@
 //! Encoders write into the slot and decoders read from it or from a copy. Every range a decoder
 //! hands out was checked; whatever the bytes are, it answers or refuses, and never panics.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use crate::limits::{MAX_FIELDS, MAX_HEAD, MAX_PARAMS, MAX_RESPONSE_HEAD};
 use crate::message::{FieldSpan, Method, Params, RequestHead, Span, Version};
+use crate::shm::peer_address::PeerAddress;
 
 /// The fixed part of a request head. `docs/SHM_ABI.md` has it byte by byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,10 +40,6 @@ const FLAG_QUERY: u8 = 1;
 const FLAG_CONNECT: u8 = 2;
 const FLAG_DISCONNECT: u8 = 4;
 const FLAG_REPLAYED: u8 = 8;
-
-const FAMILY_NONE: u8 = 0;
-const FAMILY_V4: u8 = 4;
-const FAMILY_V6: u8 = 6;
 
 /// Most bytes an encoded request head can take.
 pub const MAX_ENCODED_REQUEST: usize =
@@ -155,21 +152,21 @@ pub fn encode_request(out: &mut [u8], parts: &RequestParts<'_>) -> Option<usize>
         return None;
     }
     let head = parts.head;
-    let (peer_family, peer_port, peer_addr) = encode_peer(parts.peer);
+    let peer = PeerAddress::from(parts.peer);
     let prefix = RequestPrefix {
         route: parts.route,
         method: head.method as u8,
         version: head.version as u8,
         flags: (u8::from(head.query.is_some()) * FLAG_QUERY) | parts.lifecycle.bits(),
-        peer_family,
+        peer_family: peer.family,
         field_count: head.fields().len() as u16,
         param_count: parts.params.as_slice().len() as u16,
         raw_len: parts.raw.len() as u16,
-        peer_port,
+        peer_port: peer.port,
         target: head.target,
         path: head.path,
         query: head.query.unwrap_or_default(),
-        peer_addr,
+        peer_addr: peer.bytes,
         reserved: 0,
     };
     let (fixed, rest) = out.split_at_mut(PREFIX_LEN);
@@ -193,11 +190,8 @@ pub fn encode_request(out: &mut [u8], parts: &RequestParts<'_>) -> Option<usize>
 /// A request head in place: ranges were checked, nothing was copied.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
-    prefix: RequestPrefix,
-    method: Method,
-    version: Version,
-    peer: Option<SocketAddr>,
-    lifecycle: LifecycleFlags,
+    index: RequestIndex,
+    fixed: &'a [u8],
     params: &'a [u8],
     fields: &'a [u8],
     raw: &'a [u8],
@@ -231,12 +225,23 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
         1 => Version::Http11,
         _ => return Err(CodecError::UnknownCode),
     };
-    let view = RequestView {
-        prefix,
+    prefix.peer()?;
+    let index = RequestIndex {
+        route: prefix.route,
         method,
         version,
-        peer: decode_peer(&prefix)?,
         lifecycle: LifecycleFlags::from_bits(prefix.flags).ok_or(CodecError::UnknownCode)?,
+        has_query: prefix.flags & FLAG_QUERY != 0,
+        field_count: prefix.field_count,
+        param_count: prefix.param_count,
+        raw_len: prefix.raw_len,
+        target: prefix.target,
+        path: prefix.path,
+        query: prefix.query,
+    };
+    let view = RequestView {
+        index,
+        fixed,
         params,
         fields,
         raw,
@@ -257,53 +262,27 @@ pub fn decode_request(bytes: &[u8]) -> Result<RequestView<'_>, CodecError> {
 }
 
 /// Where the parts of a decoded request head stand: a [`RequestView`] without its bytes, for whoever
-/// keeps the bytes elsewhere and wants to look at them again without checking them again.
+/// keeps the bytes elsewhere and wants to look at them again without checking them again. Small, since
+/// it changes places with its request.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestIndex {
-    prefix: RequestPrefix,
+    route: u32,
     method: Method,
     version: Version,
-    peer: Option<SocketAddr>,
     lifecycle: LifecycleFlags,
+    has_query: bool,
+    field_count: u16,
+    param_count: u16,
+    raw_len: u16,
+    target: Span,
+    path: Span,
+    query: Span,
 }
 
 impl RequestIndex {
-    /// The view over the bytes that the index was made from.
-    ///
-    /// # Panics
-    /// Here or in the view's methods, if `bytes` are not the bytes that were decoded.
-    pub fn view<'a>(&self, bytes: &'a [u8]) -> RequestView<'a> {
-        let (params, rest) =
-            bytes[PREFIX_LEN..].split_at(self.prefix.param_count as usize * SPAN_LEN);
-        let (fields, rest) = rest.split_at(self.prefix.field_count as usize * FIELD_LEN);
-        RequestView {
-            prefix: self.prefix,
-            method: self.method,
-            version: self.version,
-            peer: self.peer,
-            lifecycle: self.lifecycle,
-            params,
-            fields,
-            raw: &rest[..self.prefix.raw_len as usize],
-        }
-    }
-}
-
-impl<'a> RequestView<'a> {
-    /// The view without its bytes.
-    pub fn index(&self) -> RequestIndex {
-        RequestIndex {
-            prefix: self.prefix,
-            method: self.method,
-            version: self.version,
-            peer: self.peer,
-            lifecycle: self.lifecycle,
-        }
-    }
-
     /// Index of the route in the worker's registration. Not checked against it.
     pub fn route(&self) -> u32 {
-        self.prefix.route
+        self.route
     }
 
     /// The request method.
@@ -316,14 +295,59 @@ impl<'a> RequestView<'a> {
         self.version
     }
 
-    /// The client's address; `None` on a Unix socket.
-    pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer
-    }
-
     /// Whether this is the beginning or the end of a stream.
     pub fn lifecycle(&self) -> LifecycleFlags {
         self.lifecycle
+    }
+
+    /// The view over the bytes that the index was made from.
+    ///
+    /// # Panics
+    /// Here or in the view's methods, if `bytes` are not the bytes that were decoded.
+    pub fn view<'a>(&self, bytes: &'a [u8]) -> RequestView<'a> {
+        let (fixed, rest) = bytes.split_at(PREFIX_LEN);
+        let (params, rest) = rest.split_at(self.param_count as usize * SPAN_LEN);
+        let (fields, rest) = rest.split_at(self.field_count as usize * FIELD_LEN);
+        RequestView {
+            index: *self,
+            fixed,
+            params,
+            fields,
+            raw: &rest[..self.raw_len as usize],
+        }
+    }
+}
+
+impl<'a> RequestView<'a> {
+    /// The view without its bytes.
+    pub fn index(&self) -> RequestIndex {
+        self.index
+    }
+
+    /// As [`RequestIndex::route`].
+    pub fn route(&self) -> u32 {
+        self.index.route
+    }
+
+    /// As [`RequestIndex::method`].
+    pub fn method(&self) -> Method {
+        self.index.method
+    }
+
+    /// As [`RequestIndex::version`].
+    pub fn version(&self) -> Version {
+        self.index.version
+    }
+
+    /// As [`RequestIndex::lifecycle`].
+    pub fn lifecycle(&self) -> LifecycleFlags {
+        self.index.lifecycle
+    }
+
+    /// The client's address; `None` on a Unix socket.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        // It was found to be one when the head was decoded.
+        RequestPrefix::read(self.fixed).peer().ok().flatten()
     }
 
     /// The head as received, from the request line to the empty line.
@@ -333,17 +357,19 @@ impl<'a> RequestView<'a> {
 
     /// The request target as received.
     pub fn target(&self) -> &'a [u8] {
-        &self.raw[self.prefix.target.range()]
+        &self.raw[self.index.target.range()]
     }
 
     /// The path as received, percent-encoded.
     pub fn path(&self) -> &'a [u8] {
-        &self.raw[self.prefix.path.range()]
+        &self.raw[self.index.path.range()]
     }
 
     /// The query without its question mark.
     pub fn query(&self) -> Option<&'a [u8]> {
-        (self.prefix.flags & FLAG_QUERY != 0).then(|| &self.raw[self.prefix.query.range()])
+        self.index
+            .has_query
+            .then(|| &self.raw[self.index.query.range()])
     }
 
     /// The path parameters as received, in the order of the pattern.
@@ -420,6 +446,15 @@ impl RequestPrefix {
         out[44..48].copy_from_slice(&self.reserved.to_le_bytes());
     }
 
+    fn peer(&self) -> Result<Option<SocketAddr>, CodecError> {
+        let peer = PeerAddress {
+            family: self.peer_family,
+            port: self.peer_port,
+            bytes: self.peer_addr,
+        };
+        peer.decoded().ok_or(CodecError::UnknownCode)
+    }
+
     fn read(bytes: &[u8]) -> RequestPrefix {
         let half = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let word = |at: usize| half(at) as u32 | (half(at + 2) as u32) << 16;
@@ -452,29 +487,6 @@ fn span_at(bytes: &[u8]) -> Span {
         start: u16::from_le_bytes([bytes[0], bytes[1]]),
         len: u16::from_le_bytes([bytes[2], bytes[3]]),
     }
-}
-
-fn encode_peer(peer: Option<SocketAddr>) -> (u8, u16, [u8; 16]) {
-    let mut addr = [0; 16];
-    match peer {
-        None => (FAMILY_NONE, 0, addr),
-        Some(SocketAddr::V4(v4)) => {
-            addr[..4].copy_from_slice(&v4.ip().octets());
-            (FAMILY_V4, v4.port(), addr)
-        }
-        Some(SocketAddr::V6(v6)) => (FAMILY_V6, v6.port(), v6.ip().octets()),
-    }
-}
-
-fn decode_peer(prefix: &RequestPrefix) -> Result<Option<SocketAddr>, CodecError> {
-    let a = prefix.peer_addr;
-    let ip = match prefix.peer_family {
-        FAMILY_NONE => return Ok(None),
-        FAMILY_V4 => IpAddr::V4(Ipv4Addr::new(a[0], a[1], a[2], a[3])),
-        FAMILY_V6 => IpAddr::V6(Ipv6Addr::from(a)),
-        _ => return Err(CodecError::UnknownCode),
-    };
-    Ok(Some(SocketAddr::new(ip, prefix.peer_port)))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod descriptor;
 pub mod doorbell;
 pub mod events;
 pub mod layout;
+mod peer_address;
 #[cfg(not(slotway_loom))]
 pub mod region;
 pub mod ring;

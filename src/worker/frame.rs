@@ -13,11 +13,12 @@ use crate::worker::session::Session;
 #[derive(Debug)]
 pub(crate) struct Frame {
     session: Arc<Session>,
-    lane: usize,
     run: Run,
-    head_len: usize,
-    body_at: usize,
-    body_len: usize,
+    // Small numbers, since a request changes places with its frame.
+    lane: u32,
+    head_len: u32,
+    body_at: u32,
+    body_len: u32,
 }
 
 impl Frame {
@@ -26,14 +27,14 @@ impl Frame {
         if d.slots == 0 {
             return None;
         }
-        let (head_len, body_len) = (d.head_len as usize, d.body_len as usize);
         Some(Frame {
             session,
-            lane,
             run: d.run(),
-            head_len,
-            body_at: body_offset(head_len),
-            body_len,
+            lane: lane as u32,
+            head_len: d.head_len,
+            // Of a head longer than any slot nothing can be read.
+            body_at: u32::try_from(body_offset(d.head_len as usize)).unwrap_or(u32::MAX),
+            body_len: d.body_len,
         })
     }
 
@@ -49,8 +50,8 @@ impl Frame {
 
     /// Drops the first `count` bytes of the body part.
     pub(crate) fn advance(&mut self, count: usize) {
-        let count = count.min(self.body_len);
-        self.body_at += count;
+        let count = (count as u64).min(self.body_len.into()) as u32;
+        self.body_at = self.body_at.saturating_add(count);
         self.body_len -= count;
     }
 
@@ -65,15 +66,15 @@ impl Frame {
 
     /// The session the frame belongs to, and the index of its lane.
     pub(crate) fn origin(&self) -> (&Arc<Session>, usize) {
-        (&self.session, self.lane)
+        (&self.session, self.lane as usize)
     }
 
-    fn part(&self, at: usize, len: usize) -> &[u8] {
+    fn part(&self, at: u32, len: u32) -> &[u8] {
         // A descriptor that points past the arena is a bug of the hub: it reads as nothing.
         self.session
-            .lane(self.lane)
+            .lane(self.lane as usize)
             .memory()
-            .request_part(self.run, at, len)
+            .request_part(self.run, at as usize, len as usize)
             .unwrap_or_default()
     }
 }
@@ -128,7 +129,7 @@ impl AsRef<[u8]> for Frame {
 impl Drop for Frame {
     fn drop(&mut self) {
         if !self.session.is_closed() {
-            self.session.lane(self.lane).return_frame(self.run);
+            self.session.lane(self.lane as usize).return_frame(self.run);
         }
     }
 }

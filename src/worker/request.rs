@@ -73,8 +73,8 @@ enum Content {
     Whole,
     /// The first part behind the head, the rest here.
     Arriving(Arc<Inbox>),
-    /// It was collected from its parts.
-    Collected(Bytes),
+    /// It was collected from its parts. In a box, for requests are moved about.
+    Collected(Box<Bytes>),
     /// It could not be collected.
     Lost,
 }
@@ -104,12 +104,12 @@ impl Request {
     /// The request method. A route for GET gets HEAD requests too; the SDK leaves the body of the
     /// answer out.
     pub fn method(&self) -> Method {
-        self.view().method()
+        self.index.method()
     }
 
     /// The version of HTTP the client speaks.
     pub fn version(&self) -> Version {
-        self.view().version()
+        self.index.version()
     }
 
     /// The request target as received.
@@ -233,7 +233,9 @@ impl Request {
         } = self;
         let rest = match content {
             Content::Whole => None,
-            Content::Collected(bytes) => return Body::new(Some(Chunk::Bytes(bytes)), total, None),
+            Content::Collected(bytes) => {
+                return Body::new(Some(Chunk::Bytes(*bytes)), total, None);
+            }
             Content::Lost => return Body::lost(total),
             Content::Arriving(inbox) => Some(rest_of(&held, exchange, inbox)),
         };
@@ -302,7 +304,7 @@ impl Request {
 
     fn note_collected(&mut self, result: Result<Bytes, BodyError>) -> Result<Bytes, BodyError> {
         if let Ok(bytes) = &result {
-            self.content = Content::Collected(bytes.clone());
+            self.content = Content::Collected(Box::new(bytes.clone()));
         }
         result
     }
@@ -311,7 +313,7 @@ impl Request {
     fn whole_body(&mut self, limit: usize) -> Result<Bytes, BodyError> {
         let bytes = match &self.content {
             Content::Whole => self.share_body(),
-            Content::Collected(bytes) => bytes.clone(),
+            Content::Collected(bytes) => Bytes::clone(bytes),
             Content::Arriving(_) | Content::Lost => return Err(BodyError::Incomplete),
         };
         if bytes.len() > limit {
@@ -339,12 +341,12 @@ impl Request {
 
     /// The route's number as the hub says it; not checked against the registration.
     pub(crate) fn route_number(&self) -> usize {
-        self.view().route() as usize
+        self.index.route() as usize
     }
 
     /// Whether this is the beginning or the end of a stream.
     pub(crate) fn lifecycle(&self) -> LifecycleFlags {
-        self.view().lifecycle()
+        self.index.lifecycle()
     }
 
     fn route_entry(&self) -> Option<&Route> {

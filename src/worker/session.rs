@@ -40,6 +40,8 @@ pub(crate) struct Session {
     closed: AtomicBool,
     /// Requests that a waiting handler took from a ring on its way to something else.
     backlog: Mutex<VecDeque<(usize, Incoming)>>,
+    /// Whether there are any; written under their lock.
+    backlogged: AtomicBool,
     /// Threads with nothing to do.
     idle: Mutex<Vec<Waker>>,
     /// Shut down when the lanes turn out to be of no use, so that whoever watches it notices.
@@ -60,6 +62,7 @@ impl Session {
             sleep,
             closed: AtomicBool::new(false),
             backlog: Mutex::default(),
+            backlogged: AtomicBool::new(false),
             idle: Mutex::default(),
             socket,
         })
@@ -111,10 +114,9 @@ impl Session {
         if self.is_closed() {
             return None;
         }
-        let waiting = lock(&self.backlog).pop_front();
-        if waiting.is_some() {
+        if let Some(waiting) = self.take_from_backlog() {
             self.call_next_thread(false);
-            return waiting;
+            return Some(waiting);
         }
         for step in 0..self.lanes.len() {
             let index = (*start + step) % self.lanes.len();
@@ -144,8 +146,7 @@ impl Session {
                 };
                 any |= taken.any;
                 let Some(request) = taken.request else { break };
-                lock(&self.backlog).push_back((index, request));
-                self.wake_one_idle();
+                self.add_to_backlog(index, request);
             }
         }
         if self.is_closed() {
@@ -216,7 +217,27 @@ impl Session {
 
     /// Whether requests wait that were taken already.
     pub(crate) fn has_backlog(&self) -> bool {
-        !lock(&self.backlog).is_empty()
+        self.backlogged.load(Ordering::Acquire)
+    }
+
+    fn add_to_backlog(&self, lane: usize, request: Incoming) {
+        let mut backlog = lock(&self.backlog);
+        backlog.push_back((lane, request));
+        self.backlogged.store(true, Ordering::Release);
+        drop(backlog);
+        // Its lock orders the two: who is not found idle now looks at the backlog before it sleeps.
+        self.wake_one_idle();
+    }
+
+    fn take_from_backlog(&self) -> Option<(usize, Incoming)> {
+        if !self.has_backlog() {
+            return None;
+        }
+        let mut backlog = lock(&self.backlog);
+        let first = backlog.pop_front();
+        self.backlogged
+            .store(!backlog.is_empty(), Ordering::Release);
+        first
     }
 
     /// Whether any ring holds something.
@@ -303,7 +324,8 @@ impl Session {
     /// Every ring is looked at, because the call for one of them may have been spent on a thread
     /// that was called for another at the same time.
     fn call_next_thread(&self, more: bool) {
-        if lock(&self.idle).is_empty() {
+        // In an event loop one task takes all requests.
+        if self.sleep == Sleep::Task || lock(&self.idle).is_empty() {
             return;
         }
         if more || self.has_backlog() || self.is_ready() {
@@ -326,8 +348,11 @@ impl Session {
 
     fn drop_backlog(&self) {
         // Dropping a request may take other locks, so not under this one.
-        let backlog = std::mem::take(&mut *lock(&self.backlog));
+        let mut backlog = lock(&self.backlog);
+        let left = std::mem::take(&mut *backlog);
+        self.backlogged.store(false, Ordering::Release);
         drop(backlog);
+        drop(left);
     }
 }
 

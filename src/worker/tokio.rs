@@ -4,7 +4,7 @@
 use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -19,6 +19,7 @@ use ::tokio::time::{Instant, sleep_until, timeout};
 use crate::control::ToHub;
 use crate::shm::spin::Spin;
 use crate::sys::clock::monotonic_ns;
+use crate::worker::answer::Answer;
 use crate::worker::attach::{Control, attach};
 use crate::worker::blocking::listen;
 use crate::worker::builder::Settings;
@@ -30,7 +31,7 @@ use crate::worker::response::{Payload, Response};
 use crate::worker::service::{Handler, Service, handle_blocking, log_panic, open};
 use crate::worker::session::{CANCEL_CHECK, Session, Sleep};
 use crate::worker::stop::StopListener;
-use crate::worker::writer::{send_async, send_blocking};
+use crate::worker::writer::{send_async, send_blocking, try_send};
 
 /// Requests taken before other tasks get a turn.
 const REQUESTS_PER_TURN: usize = 64;
@@ -308,22 +309,25 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
     let service = session.service();
     let handler = service.route(number).and_then(|r| r.handler(lifecycle));
     match handler {
-        Some(Handler::Constant(status)) => {
-            run_here(send_async(answer, Response::new(*status)), running);
-        }
+        Some(Handler::Constant(status)) => send(answer, Response::new(*status), running),
         Some(Handler::Async(handler)) => {
-            let started = start_caught(|| handler(request));
-            let handling = async move {
-                let response = caught(started)
-                    .await
-                    .unwrap_or_else(|()| Response::internal_error());
-                if matches!(response.payload, Payload::Stream(..)) {
-                    let _ = spawn_blocking(move || send_blocking(answer, response)).await;
-                } else {
-                    send_async(answer, response).await;
-                }
-            };
-            run_here(handling, running);
+            let begun = start_caught(|| handler(request)).and_then(|mut handling| {
+                let first = poll_caught(handling.as_mut(), &mut Context::from_waker(Waker::noop()));
+                first.map(|polled| (polled, handling))
+            });
+            match begun {
+                Ok((Poll::Ready(response), _)) => send(answer, response, running),
+                Err(()) => send(answer, Response::internal_error(), running),
+                Ok((Poll::Pending, handling)) => spawn(
+                    async move {
+                        let response = caught(Ok(handling))
+                            .await
+                            .unwrap_or_else(|()| Response::internal_error());
+                        send_later(answer, response).await;
+                    },
+                    running,
+                ),
+            }
         }
         Some(Handler::Blocking(_)) => {
             let (service, running) = (service.clone(), running.clone());
@@ -345,19 +349,27 @@ fn dispatch(session: &Arc<Session>, lane: usize, incoming: Incoming, running: &m
     }
 }
 
-/// Most handlers are done at once and need no task of their own.
-fn run_here(handling: impl Future<Output = ()> + Send + 'static, running: &mpsc::Sender<()>) {
-    let mut handling = Box::pin(handling);
-    let first = handling
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()));
-    if first.is_pending() {
-        let running = running.clone();
-        ::tokio::spawn(async move {
-            handling.await;
-            drop(running);
-        });
+/// Sends an answer: at once, as most can be; what takes longer, in a task of its own.
+fn send(mut answer: Answer, response: Response, running: &mpsc::Sender<()>) {
+    if let Some(response) = try_send(&mut answer, response) {
+        spawn(send_later(answer, response), running);
     }
+}
+
+async fn send_later(answer: Answer, response: Response) {
+    if matches!(response.payload, Payload::Stream(..)) {
+        let _ = spawn_blocking(move || send_blocking(answer, response)).await;
+    } else {
+        send_async(answer, response).await;
+    }
+}
+
+fn spawn(handling: impl Future<Output = ()> + Send + 'static, running: &mpsc::Sender<()>) {
+    let running = running.clone();
+    ::tokio::spawn(async move {
+        handling.await;
+        drop(running);
+    });
 }
 
 /// Has a handler make its future; `Err` where it panicked.
@@ -372,19 +384,21 @@ pub(crate) fn start_caught<F>(start: impl FnOnce() -> F) -> Result<F, ()> {
 /// Runs a future in which panics are caught and blocking methods refuse.
 pub(crate) async fn caught<F: Future>(started: Result<F, ()>) -> Result<F::Output, ()> {
     let mut future = pin!(started?);
-    poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            let _polling = Polling::begin();
-            future.as_mut().poll(cx)
-        }));
-        match polled {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
-            Err(panic) => {
-                log_panic(&*panic);
-                Poll::Ready(Err(()))
-            }
-        }
+    poll_fn(|cx| match poll_caught(future.as_mut(), cx) {
+        Ok(polled) => polled.map(Ok),
+        Err(()) => Poll::Ready(Err(())),
     })
     .await
+}
+
+/// Polls a future in which blocking methods refuse; `Err` where it panicked.
+fn poll_caught<F: Future + ?Sized>(
+    future: Pin<&mut F>,
+    cx: &mut Context<'_>,
+) -> Result<Poll<F::Output>, ()> {
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let _polling = Polling::begin();
+        future.poll(cx)
+    }));
+    polled.map_err(|panic| log_panic(&*panic))
 }

@@ -133,6 +133,24 @@ pub(crate) fn send_blocking(mut answer: Answer, response: Response) {
     }
 }
 
+/// Sends an answer that fits one frame, if there are slots for it now. Otherwise it comes back.
+#[cfg(feature = "tokio")]
+pub(crate) fn try_send(answer: &mut Answer, response: Response) -> Option<Response> {
+    let Response {
+        status,
+        fields,
+        payload,
+        ..
+    } = checked(response);
+    let payload = settle(answer, status, &fields, payload)?;
+    Some(Response {
+        status,
+        fields,
+        payload,
+        fault: None,
+    })
+}
+
 /// Sends an answer in an event loop. Streams that block are not for this.
 #[cfg(feature = "tokio")]
 pub(crate) async fn send_async(mut answer: Answer, response: Response) {

@@ -381,6 +381,9 @@ impl Lane {
     }
 
     fn serve_waiting(&self, outbound: &mut Outbound) -> Vec<Waker> {
+        if !outbound.starved && !outbound.awaits_returns() {
+            return Vec::new();
+        }
         self.answer_orphans(outbound);
         let mut waiting = outbound.take_waiters(|id| self.is_cancelled(id));
         waiting.extend(outbound.events.first_in_line());
