@@ -53,7 +53,7 @@ fn be_evicted(mut worker: RawWorker) {
     assert!(worker.wait_lost().is_some(), "it is told why");
 }
 
-/// The hub counts pauses by a clock that moves a few milliseconds at a time.
+/// The hub counts time by a clock that moves a few milliseconds at a time.
 const TICK: Duration = Duration::from_millis(20);
 
 #[test]
@@ -183,7 +183,8 @@ fn who_is_replaced_and_never_finishes_has_an_end() {
             }
         }
     });
-    assert!(start.elapsed() >= patience, "{:?}", start.elapsed());
+    let lasted = start.elapsed();
+    assert!(lasted >= patience - TICK, "{lasted:?}");
     assert_eq!(client.try_answer(), None, "the answer breaks off");
     wait_until("the new one is left", || known(&hub, "endless") == 1);
     assert_eq!(hub.health().get_u64("evictions"), Some(0));
