@@ -500,9 +500,12 @@ fn nothing_a_worker_sends_breaks_the_hub_or_its_neighbour() {
         assert_eq!(neighbour.in_use(), 0);
     }
     println!("{evicted} of {rounds} evicted, {sent} completions");
-    assert!(evicted > rounds / 2, "the lies are too close to the truth");
-    assert!(
-        sent > u64::from(rounds) * 5,
-        "the lies are too far from the truth"
-    );
+    // Of so few rounds as under Miri no average can be asked for.
+    if !cfg!(miri) {
+        assert!(evicted > rounds / 2, "the lies are too close to the truth");
+        assert!(
+            sent > u64::from(rounds) * 5,
+            "the lies are too far from the truth"
+        );
+    }
 }
