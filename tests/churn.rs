@@ -53,9 +53,6 @@ fn be_evicted(mut worker: RawWorker) {
     assert!(worker.wait_lost().is_some(), "it is told why");
 }
 
-/// The hub counts time by a clock that moves a few milliseconds at a time.
-const TICK: Duration = Duration::from_millis(20);
-
 #[test]
 fn who_is_evicted_waits_and_each_time_longer() {
     let pause = Duration::from_millis(400);
@@ -68,7 +65,7 @@ fn who_is_evicted_waits_and_each_time_longer() {
         be_evicted(worker);
         let again = try_attach(&hub, "liar");
         // Unless this thread was kept from running for so long.
-        if before.elapsed() < pause * times - TICK {
+        if before.elapsed() < pause * times {
             again.map(drop).expect_err("not at once");
         }
         // Others have nothing to do with it.
@@ -78,7 +75,7 @@ fn who_is_evicted_waits_and_each_time_longer() {
         if times == 4 {
             // A worker made with the SDK waits by itself.
             let _worker = hub.worker_with("liar", &[]);
-            assert!(before.elapsed() >= pause * times - TICK);
+            assert!(before.elapsed() >= pause * times);
             assert_eq!(hub.get("/hello").status, 200);
             return;
         }
@@ -94,8 +91,7 @@ fn who_is_evicted_waits_and_each_time_longer() {
             }
             returned.is_some()
         });
-        let waited = before.elapsed();
-        assert!(waited >= pause * times - TICK, "{waited:?}");
+        assert!(before.elapsed() >= pause * times, "{:?}", before.elapsed());
         worker = returned.expect("just seen");
     }
 }
@@ -183,8 +179,7 @@ fn who_is_replaced_and_never_finishes_has_an_end() {
             }
         }
     });
-    let lasted = start.elapsed();
-    assert!(lasted >= patience - TICK, "{lasted:?}");
+    assert!(start.elapsed() >= patience, "{:?}", start.elapsed());
     assert_eq!(client.try_answer(), None, "the answer breaks off");
     wait_until("the new one is left", || known(&hub, "endless") == 1);
     assert_eq!(hub.health().get_u64("evictions"), Some(0));

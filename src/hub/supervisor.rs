@@ -24,7 +24,7 @@ use crate::hub::state::{Announcement, HubState, RegisterRequest};
 use crate::limits::RETIRED_MS;
 use crate::quote::quote;
 use crate::shm::layout::{ABI_VERSION, Geometry};
-use crate::sys::clock::monotonic_ms;
+use crate::sys::clock::{latest_monotonic_ms, monotonic_ms};
 
 /// What the supervisor is started with.
 pub struct SupervisorParts {
@@ -323,7 +323,7 @@ impl Supervisor {
         if let Err(error) = told {
             self.lose(key, &format!("it does not take its lanes: {error}"));
         }
-        let (drains, now_ms) = (&mut self.parts.drains, monotonic_ms());
+        let (drains, now_ms) = (&mut self.parts.drains, latest_monotonic_ms());
         let excess = self.parts.state.read(|r| drains.succeed(&name, r, now_ms));
         for worker in excess {
             self.cut_off(worker, "it was replaced, and so were others after it");
@@ -407,7 +407,7 @@ impl Supervisor {
                     let is_replaced = self.parts.drains.knows(worker);
                     if self.evict(worker, &why) && !is_replaced {
                         let name = self.name_of(worker);
-                        self.parts.probation.evicted(&name, monotonic_ms());
+                        self.parts.probation.evicted(&name, latest_monotonic_ms());
                     }
                 } else if matches!(ended, Ok(Some((0, _)))) {
                     // Drained, or dead already: either way nothing connects the two any more.

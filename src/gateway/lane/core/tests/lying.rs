@@ -440,7 +440,12 @@ fn serve(core: &mut LaneCore, ids: &mut Vec<ExchangeId>) -> Result<(), Violation
 
 #[test]
 fn nothing_a_worker_sends_breaks_the_hub_or_its_neighbour() {
-    let seed = u64::from(std::process::id());
+    // Under Miri the rounds are too few for an average over chance: the same ones every time.
+    let seed = if cfg!(miri) {
+        1
+    } else {
+        u64::from(std::process::id())
+    };
     println!("seed {seed}");
     let mut state = seed;
     let (mut evicted, mut sent) = (0, 0);
@@ -500,12 +505,9 @@ fn nothing_a_worker_sends_breaks_the_hub_or_its_neighbour() {
         assert_eq!(neighbour.in_use(), 0);
     }
     println!("{evicted} of {rounds} evicted, {sent} completions");
-    // Of so few rounds as under Miri no average can be asked for.
-    if !cfg!(miri) {
-        assert!(evicted > rounds / 2, "the lies are too close to the truth");
-        assert!(
-            sent > u64::from(rounds) * 5,
-            "the lies are too far from the truth"
-        );
-    }
+    assert!(evicted > rounds / 2, "the lies are too close to the truth");
+    assert!(
+        sent > u64::from(rounds) * 5,
+        "the lies are too far from the truth"
+    );
 }
