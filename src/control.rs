@@ -103,9 +103,27 @@ impl fmt::Display for FieldError {
 
 impl std::error::Error for FieldError {}
 
+/// Reads a JSON object. `whole` names it in an error where no member of it can be named. For what is made
+/// of members an array would do to serde, in the order in which they happen to be declared.
+///
+/// # Errors
+/// What is wrong, in plain words.
+pub fn from_object<'a, T: Deserialize<'a>>(
+    whole: &str,
+    json: &'a mut [u8],
+) -> Result<T, FieldError> {
+    if json.trim_ascii_start().first() == Some(&b'[') {
+        return Err(FieldError {
+            field: whole.to_owned(),
+            detail: "an array stands where an object is expected".into(),
+        });
+    }
+    simd_json::from_slice(json).map_err(|error| bad_json(whole, &error))
+}
+
 /// What is wrong with JSON that is not what was expected, in plain words. `whole` names it where no
 /// member of it can be named.
-pub fn bad_json(whole: &str, error: &simd_json::Error) -> FieldError {
+fn bad_json(whole: &str, error: &simd_json::Error) -> FieldError {
     let missing = |text: &str| {
         Some(
             text.strip_prefix("missing field `")?

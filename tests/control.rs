@@ -589,7 +589,25 @@ fn what_is_wrong_with_json_is_said_plainly() {
     for (path, body, field, detail) in [
         ("/internal/emit", "{}", "source", "'source' is missing"),
         ("/internal/emit", "", "body", "ends before"),
-        ("/internal/emit", "[1,", "body", ""),
+        ("/internal/emit", "{\"source\":", "body", ""),
+        (
+            "/internal/emit",
+            " [\"s\",\"a\",1]",
+            "body",
+            "an array stands where an object is expected",
+        ),
+        (
+            "/internal/sse-push",
+            "[\"/a\",null,{},null,\"e\",1,null,null]",
+            "body",
+            "an array stands where an object is expected",
+        ),
+        (
+            "/internal/register",
+            "[\"a\",[]]",
+            "body",
+            "an array stands where an object is expected",
+        ),
         (
             "/internal/emit",
             "{\"source\":1,\"event_type\":\"a\",\"data\":1}",

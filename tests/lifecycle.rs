@@ -250,6 +250,25 @@ fn a_hub_told_to_stop_finishes_what_is_in_flight() {
 }
 
 #[test]
+fn a_terminal_that_goes_away_ends_a_hub_and_not_under_nohup() {
+    let hup = |disposition: &str| {
+        let env = HubOptions::new().under(["env", disposition]);
+        let mut hub = env.start();
+        let worker = hub.worker();
+        let mut waiting = sleepers(&hub, 1, 300);
+        hub.process.signal("HUP");
+        assert_eq!(waiting[0].answer().status, 200);
+        (hub, worker)
+    };
+    let (mut hub, _worker) = hup("--default-signal=HUP");
+    assert_eq!(hub.process.wait().code(), Some(0));
+    assert!(!hub.socket.exists(), "the socket is left");
+    let (mut hub, _worker) = hup("--ignore-signal=HUP");
+    assert_eq!(hub.get("/hello").status, 200);
+    assert_eq!(hub.stop().code(), Some(0));
+}
+
+#[test]
 fn the_port_of_a_hub_is_free_when_it_is_gone() {
     let mut hub = Hub::start();
     let port = hub.address.port();

@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::cli::Failure;
 use crate::hub::{self, HubConfig, RunningHub};
 
-/// Runs a hub until SIGTERM or SIGINT.
+/// Runs a hub until SIGTERM, SIGINT or, unless it is ignored, SIGHUP.
 pub fn serve(config: HubConfig) -> Result<(), Failure> {
     let hub = start(config)?;
     hub.wait().map_err(Failure::failed)
@@ -15,10 +15,7 @@ pub fn serve(config: HubConfig) -> Result<(), Failure> {
 pub fn start(config: HubConfig) -> Result<RunningHub, Failure> {
     let unix = config.unix.clone();
     let hub = hub::start(config).map_err(Failure::failed)?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        let stopper = hub.stopper().map_err(Failure::failed)?;
-        signal_hook::low_level::pipe::register(signal, stopper).map_err(Failure::failed)?;
-    }
+    hub.stop_on_signals().map_err(Failure::failed)?;
     let mut lines = String::new();
     for address in &hub.tcp {
         lines += &format!("listening on http://{address}\n");

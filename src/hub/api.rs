@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::control::{
     FieldError, Health, Registered, Registration, SlotReport, SlotState, SlotsReport, Traffic,
-    WorkerHealth, WorkerSlots, WorkerState, bad_json,
+    WorkerHealth, WorkerSlots, WorkerState, from_object,
 };
 use crate::gateway::problem::Problem;
 use crate::gateway::stream::{Publication, Published, ReplyTo};
@@ -94,9 +94,9 @@ impl HubState {
     }
 
     fn registered(&self, body: &mut [u8], journal: &mut Journal) -> ControlAnswer {
-        let registration: Registration = match simd_json::from_slice(body) {
+        let registration: Registration = match from_object("body", body) {
             Ok(registration) => registration,
-            Err(error) => return bad_field(bad_json("body", &error)),
+            Err(error) => return bad_field(error),
         };
         let valid = registration.validate().map_err(Refusal::Wrong);
         let registered = valid

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::ioctl_fionbio;
 use rustix::net::{RecvFlags, recv};
 
-use crate::control::{FieldError, MAX_LATER_MESSAGE, MAX_MESSAGE, ToHub, ToWorker, bad_json};
+use crate::control::{FieldError, MAX_LATER_MESSAGE, MAX_MESSAGE, ToHub, ToWorker, from_object};
 use crate::hub::peers::not_understood;
 use crate::sys::fd_pass::send_with_fds;
 use crate::sys::process::{effective_uid, peer_credentials, peer_pidfd};
@@ -122,8 +122,7 @@ impl Peer {
             return Ok(None);
         }
         let mut json: Vec<u8> = self.received.drain(..4 + len).skip(4).collect();
-        let message = simd_json::from_slice(&mut json);
-        message.map(Some).map_err(|e| bad_json("message", &e))
+        from_object("message", &mut json).map(Some)
     }
 }
 

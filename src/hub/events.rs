@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use simd_json::OwnedValue;
 use simd_json::prelude::ValueAsScalar;
 
-use crate::control::{FieldError, bad_json};
+use crate::control::{FieldError, from_object};
 use crate::gateway::ControlAnswer;
 use crate::gateway::problem::Problem;
 use crate::gateway::stream::{Publication, Published, Target};
@@ -54,7 +54,7 @@ pub fn parse_emit(body: &mut [u8]) -> Result<Publication, FieldError> {
         source,
         event_type,
         data,
-    } = parse(body)?;
+    } = from_object("body", body)?;
     Ok(Publication {
         target: Target::Everybody(source),
         event_type,
@@ -69,7 +69,7 @@ pub fn parse_emit(body: &mut [u8]) -> Result<Publication, FieldError> {
 /// # Errors
 /// The member that is wrong.
 pub fn parse_push(body: &mut [u8]) -> Result<Publication, FieldError> {
-    let push: Push = parse(body)?;
+    let push: Push = from_object("body", body)?;
     let target = match (push.connection_id, push.path, push.pattern) {
         (Some(id), None, None) => Target::Connection(id),
         (None, Some(path), None) if path.starts_with('/') => Target::Path(path),
@@ -166,10 +166,6 @@ pub fn answer(publication: &Publication, published: &Published) -> ControlAnswer
             },
         ),
     }
-}
-
-fn parse<'a, T: Deserialize<'a>>(body: &'a mut [u8]) -> Result<T, FieldError> {
-    simd_json::from_slice(body).map_err(|error| bad_json("body", &error))
 }
 
 fn wrong(field: &str, detail: &str) -> FieldError {

@@ -13,6 +13,8 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
 use crate::control::default_socket;
 use crate::gateway::GatewayConfig;
 use crate::gateway::connections::Connections;
@@ -34,7 +36,7 @@ use crate::sys::fault_guard;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
 use crate::sys::probe::{UringUnavailable, check_io_uring};
 use crate::sys::process::{effective_uid, memory_total, raise_nofile_limit};
-use crate::sys::signal::ignore_file_size_signal;
+use crate::sys::signal::{ignore_file_size_signal, is_ignored};
 use crate::sys::socket_file::SocketFile;
 
 /// Why a hub did not start.
@@ -134,6 +136,20 @@ impl RunningHub {
     pub fn stopper(&self) -> Result<UnixStream, StartError> {
         let stopper = self.stop.try_clone();
         stopper.map_err(|e| StartError::System("the way to stop it", e))
+    }
+
+    /// Has SIGTERM and SIGINT stop the hub, and SIGHUP where it is not ignored: a terminal that goes away
+    /// ends the hub like a signal of somebody's own, and not under nohup.
+    ///
+    /// # Errors
+    /// No file descriptor is left.
+    pub fn stop_on_signals(&self) -> Result<(), StartError> {
+        let hangup = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+        for signal in [SIGTERM, SIGINT].into_iter().chain(hangup) {
+            signal_hook::low_level::pipe::register(signal, self.stopper()?)
+                .map_err(|e| StartError::System("a way for signals to stop it", e))?;
+        }
+        Ok(())
     }
 
     /// Waits until the process with this id serves as a worker. Returns whether it does before the

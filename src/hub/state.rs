@@ -12,7 +12,7 @@ use crate::gateway::Routes;
 use crate::gateway::connections::Connections;
 use crate::gateway::mailbox::Sender;
 use crate::gateway::shard::Command;
-use crate::gateway::stream::{ReplyTo, Streams, ToStreams};
+use crate::gateway::stream::{ReplyTo, Streams, Workers};
 use crate::hub::refusal::Refusal;
 use crate::hub::registry::Registry;
 
@@ -101,7 +101,6 @@ impl HubState {
             true => None,
             false => Some(Arc::new(changed.routes()?)),
         };
-        let workers = changed.incarnations();
         if let Some(routes) = &routes {
             let retired = replace(&mut tables.current, routes.clone());
             tables.retired.push(retired);
@@ -122,7 +121,8 @@ impl HubState {
         }
         // After the shards, so that what the streams thread asks of one finds the lane it is about.
         if let Some(routes) = routes {
-            self.streams.send(ToStreams::Workers(routes, workers));
+            let attached = changed.incarnations();
+            self.streams.set_workers(Workers { routes, attached });
         }
         // Last, so that who has seen a change here finds it everywhere.
         let before = replace(&mut *self.lock(), changed);

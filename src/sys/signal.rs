@@ -48,6 +48,17 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Whether the process ignores a signal: whoever started it has said so, as nohup does of SIGHUP.
+pub fn is_ignored(signal: c_int) -> bool {
+    let mut action = MaybeUninit::<sigaction>::zeroed();
+    // SAFETY: only asks; `action` is a place for the answer, and zeroed memory is a valid one.
+    let (outcome, action) = unsafe {
+        let outcome = libc::sigaction(signal, null(), action.as_mut_ptr());
+        (outcome, action.assume_init())
+    };
+    outcome == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// Somebody who is told of SIGTERM and SIGINT until this is dropped.
 #[derive(Debug)]
 pub struct SignalListener {

@@ -181,6 +181,7 @@ impl Drop for Process {
 pub fn send_signal(pid: u32, signal: &str) {
     let signal = match signal {
         "KILL" => rustix::process::Signal::KILL,
+        "HUP" => rustix::process::Signal::HUP,
         "TERM" => rustix::process::Signal::TERM,
         "STOP" => rustix::process::Signal::STOP,
         "CONT" => rustix::process::Signal::CONT,

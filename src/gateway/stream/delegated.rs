@@ -1,13 +1,10 @@
 //! Connections to routes that workers delegate: announced, accepted, inherited by a worker's
 //! successor, and ended, of which the worker that knows them is told exactly once.
 
-use std::sync::Arc;
-
-use crate::gateway::Routes;
 use crate::gateway::shard::Command;
 use crate::gateway::stream::fanout::Fanout;
 use crate::gateway::stream::subscriber::{Delegated, Feed};
-use crate::gateway::stream::{Announced, Client, Incarnation, Inheritance, News, Notice};
+use crate::gateway::stream::{Announced, Client, Incarnation, Inheritance, News, Notice, Workers};
 
 impl Fanout {
     /// A worker is being asked whether it accepts a connection; what it sends meanwhile waits.
@@ -80,10 +77,10 @@ impl Fanout {
 
     /// Takes note of which workers are attached. Connections of one that is gone wait for its
     /// successor; those of one that was followed are shown to the successor, all at once.
-    pub fn set_workers(&mut self, routes: Arc<Routes>, workers: Vec<Incarnation>) {
+    pub fn set_workers(&mut self, Workers { routes, attached }: Workers) {
         self.routes = routes;
         self.edition += 1;
-        self.workers = workers.into_iter().map(|w| (w.name, w.attach)).collect();
+        self.workers = attached.into_iter().map(|w| (w.name, w.attach)).collect();
         let workers = &self.workers;
         let strange = |feed: &Feed| match feed {
             Feed::Path(d) if d.accepted_ms.is_some() => {

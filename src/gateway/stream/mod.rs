@@ -25,8 +25,8 @@ pub mod writer;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::control::StreamOptions;
 use crate::gateway::Routes;
@@ -59,6 +59,8 @@ pub struct StreamConfig {
 #[derive(Clone, Debug)]
 pub struct Streams {
     sender: Sender<ToStreams>,
+    /// What the thread has yet to see, where that is anything.
+    workers: Arc<Mutex<Option<Workers>>>,
     numbers: Arc<AtomicU64>,
     /// Distinguishes this run of the hub from others, in event ids and connection ids.
     pub epoch: u32,
@@ -71,6 +73,7 @@ impl Streams {
     pub fn new(sender: Sender<ToStreams>, epoch: u32) -> Streams {
         Streams {
             sender,
+            workers: Arc::default(),
             numbers: Arc::new(AtomicU64::new(1)),
             epoch,
             stats: Arc::new(StreamStats::default()),
@@ -80,6 +83,24 @@ impl Streams {
     /// Sends the thread a message.
     pub fn send(&self, message: ToStreams) {
         self.sender.send(message);
+    }
+
+    /// Tells the thread which workers are attached, and which routes there are. What it has not seen of
+    /// this yet is forgotten, so that however often workers come and go, one such thing waits for it.
+    pub fn set_workers(&self, workers: Workers) {
+        let unseen = self.lock_workers().replace(workers);
+        if unseen.is_none() {
+            self.send(ToStreams::Workers);
+        }
+    }
+
+    /// What the thread has yet to see.
+    fn take_workers(&self) -> Option<Workers> {
+        self.lock_workers().take()
+    }
+
+    fn lock_workers(&self) -> MutexGuard<'_, Option<Workers>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A number for a new connection.
@@ -113,6 +134,15 @@ pub struct Incarnation {
     pub attach: u64,
 }
 
+/// Who is attached, and where requests go.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// The routes there are.
+    pub routes: Arc<Routes>,
+    /// The workers that are attached.
+    pub attached: Vec<Incarnation>,
+}
+
 /// What is asked of the streams thread.
 pub enum ToStreams {
     /// A client of `/events` or `/events/{channel}`.
@@ -132,8 +162,8 @@ pub enum ToStreams {
     Events(LaneEvents),
     /// An event from a control request.
     Publish(Box<Publication>, ReplyTo),
-    /// Which workers are attached, and which routes there are.
-    Workers(Arc<Routes>, Vec<Incarnation>),
+    /// There is something new behind [`Streams::set_workers`].
+    Workers,
     /// End every connection, and the thread.
     Stop,
 }
@@ -328,6 +358,7 @@ pub fn path_key(path: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::mailbox::mailbox;
 
     #[test]
     fn spellings_of_a_path_have_one_key() {
@@ -342,6 +373,26 @@ mod tests {
             ("/a b", "/a%20b"),
         ] {
             assert_eq!(path_key(path.as_bytes()), key, "{path}");
+        }
+    }
+
+    #[test]
+    fn one_table_waits_however_many_come() {
+        let (sender, messages) = mailbox().unwrap();
+        let streams = Streams::new(sender, 1);
+        let table = |attach| Workers {
+            routes: Arc::default(),
+            attached: vec![Incarnation {
+                name: "w".into(),
+                attach,
+            }],
+        };
+        for round in [0, 10_000] {
+            (round..round + 10_000).for_each(|attach| streams.set_workers(table(attach)));
+            assert!(matches!(messages.take()[..], [ToStreams::Workers]));
+            let latest = streams.take_workers().unwrap().attached[0].attach;
+            assert_eq!(latest, round + 9_999);
+            assert!(streams.take_workers().is_none());
         }
     }
 

@@ -320,7 +320,11 @@ impl Thread {
                 self.events_this_turn += 1;
                 fanout.shards[shard].send(Command::Published(ticket, published));
             }
-            ToStreams::Workers(routes, workers) => fanout.set_workers(routes, workers),
+            ToStreams::Workers => {
+                if let Some(workers) = fanout.streams.take_workers() {
+                    fanout.set_workers(workers);
+                }
+            }
             ToStreams::Stop => self.stop_by_ms = Some(fanout.now_ms + STOP_EVENTS_MS),
         }
     }
