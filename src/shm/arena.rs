@@ -44,16 +44,16 @@ impl SlotMap {
         if count == 0 || count > self.free_count {
             return None;
         }
-        let first = if count == 1 {
-            self.first_free()
+        let run = if count == 1 {
+            self.take_first()?
         } else {
-            self.first_fit(count)
-        }?;
-        let run = Run {
-            first,
-            slots: count,
+            let run = Run {
+                first: self.first_fit(count)?,
+                slots: count,
+            };
+            self.for_each_word(run, |word, mask| *word &= !mask);
+            run
         };
-        self.for_each_word(run, |word, mask| *word &= !mask);
         self.free_count -= count;
         while self.free.get(self.hint) == Some(&0) {
             self.hint += 1;
@@ -67,10 +67,22 @@ impl SlotMap {
         if !self.is_within(run) {
             return false;
         }
-        let mut all_free = true;
-        self.for_each_word(run, |word, mask| all_free &= *word & mask == mask);
+        let all_free = match self.only_word(run) {
+            Some((word, mask)) => {
+                let all_free = *word & mask == mask;
+                *word &= if all_free { !mask } else { u64::MAX };
+                all_free
+            }
+            None => {
+                let mut all_free = true;
+                self.for_each_word(run, |word, mask| all_free &= *word & mask == mask);
+                if all_free {
+                    self.for_each_word(run, |word, mask| *word &= !mask);
+                }
+                all_free
+            }
+        };
         if all_free {
-            self.for_each_word(run, |word, mask| *word &= !mask);
             self.free_count -= run.slots;
         }
         all_free
@@ -82,10 +94,22 @@ impl SlotMap {
         if !self.is_within(run) {
             return false;
         }
-        let mut all_taken = true;
-        self.for_each_word(run, |word, mask| all_taken &= *word & mask == 0);
+        let all_taken = match self.only_word(run) {
+            Some((word, mask)) => {
+                let all_taken = *word & mask == 0;
+                *word |= if all_taken { mask } else { 0 };
+                all_taken
+            }
+            None => {
+                let mut all_taken = true;
+                self.for_each_word(run, |word, mask| all_taken &= *word & mask == 0);
+                if all_taken {
+                    self.for_each_word(run, |word, mask| *word |= mask);
+                }
+                all_taken
+            }
+        };
         if all_taken {
-            self.for_each_word(run, |word, mask| *word |= mask);
             self.free_count += run.slots;
             self.hint = self.hint.min(run.first as usize / 64);
         }
@@ -96,14 +120,28 @@ impl SlotMap {
         run.slots > 0 && run.first < self.slots && run.slots <= self.slots - run.first
     }
 
-    fn first_free(&self) -> Option<u32> {
-        let (word, bits) = self
-            .free
-            .iter()
-            .enumerate()
-            .skip(self.hint)
-            .find(|(_, w)| **w != 0)?;
-        Some((word * 64) as u32 + bits.trailing_zeros())
+    /// Takes the first free slot.
+    fn take_first(&mut self) -> Option<Run> {
+        let from_hint = self.free.get_mut(self.hint..)?;
+        let (words, word) = from_hint.iter_mut().enumerate().find(|(_, w)| **w != 0)?;
+        let bit = word.trailing_zeros();
+        *word &= *word - 1;
+        Some(Run {
+            first: ((self.hint + words) * 64) as u32 + bit,
+            slots: 1,
+        })
+    }
+
+    /// The word that has all slots of a run, and which they are; `None` where there are several. Most runs
+    /// are short, and this is half of what their bookkeeping takes.
+    #[inline]
+    fn only_word(&mut self, run: Run) -> Option<(&mut u64, u64)> {
+        let offset = run.first % 64;
+        if run.slots > 64 - offset {
+            return None;
+        }
+        let word = self.free.get_mut(run.first as usize / 64)?;
+        Some((word, (u64::MAX >> (64 - run.slots)) << offset))
     }
 
     fn first_fit(&self, count: u32) -> Option<u32> {

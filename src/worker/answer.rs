@@ -10,7 +10,7 @@ use crate::shm::codec::{RESPONSE_PREFIX_LEN, response_prefix};
 use crate::shm::descriptor::{Completion, Descriptor, END, UNKNOWN_LENGTH};
 use crate::shm::layout::body_offset;
 use crate::shm::region::Slots;
-use crate::worker::lane::{ExchangeId, Lane, abort};
+use crate::worker::lane::{Broken, ExchangeId, Lane, abort};
 use crate::worker::outbound::Want;
 use crate::worker::session::{Session, Sleep};
 
@@ -77,14 +77,24 @@ impl Answer {
             return false;
         }
         let want = Want::Whole(geometry.slots_for(len) as u32);
+        let fill = |bytes: &mut [u8]| {
+            write_head(bytes, status, fields);
+            if !body.is_empty() {
+                bytes[body_at..len].copy_from_slice(body);
+            }
+        };
+        if len <= geometry.slot_size() {
+            let d = self.describe(head_len, body.len(), total, true);
+            let Some(sent) = self.lane().lend_filled(want, d, fill) else {
+                return false;
+            };
+            self.has_sent(sent, true);
+            return true;
+        }
         let Some(mut slots) = self.lane().allocate(self.id.index, want) else {
             return false;
         };
-        let bytes = self.lane().memory().bytes_mut(&mut slots);
-        write_head(bytes, status, fields);
-        if !body.is_empty() {
-            bytes[body_at..len].copy_from_slice(body);
-        }
+        fill(self.lane().memory().bytes_mut(&mut slots));
         self.lend(slots, head_len, body.len(), total, true);
         true
     }
@@ -112,29 +122,36 @@ impl Answer {
     }
 
     fn lend(&mut self, slots: Slots, head_len: usize, body_len: usize, total: u64, end: bool) {
+        let d = self.describe(head_len, body_len, total, end);
+        let sent = self.lane().lend(slots, d);
+        self.has_sent(sent, end);
+    }
+
+    /// The next frame of the answer, but for where it stands.
+    fn describe(&self, head_len: usize, body_len: usize, total: u64, end: bool) -> Descriptor {
         let kind = if self.progress == Progress::Silent {
             Completion::Response
         } else {
             Completion::Body
         };
+        Descriptor {
+            kind: kind as u8,
+            flags: if end { END } else { 0 },
+            exchange: self.id.index,
+            generation: self.id.generation,
+            head_len: head_len as u32,
+            body_len: body_len as u32,
+            total,
+            ..Descriptor::default()
+        }
+    }
+
+    fn has_sent(&mut self, sent: Result<(), Broken>, end: bool) {
         self.progress = if end {
             Progress::Ended
         } else {
             Progress::Begun
         };
-        let sent = self.lane().lend(
-            slots,
-            Descriptor {
-                kind: kind as u8,
-                flags: if end { END } else { 0 },
-                exchange: self.id.index,
-                generation: self.id.generation,
-                head_len: head_len as u32,
-                body_len: body_len as u32,
-                total,
-                ..Descriptor::default()
-            },
-        );
         if sent.is_err() {
             self.session.break_off();
         }

@@ -4,7 +4,7 @@
 pub(crate) mod events;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use crate::shm::codec::{RESPONSE_PREFIX_LEN, response_prefix};
@@ -192,7 +192,29 @@ impl Lane {
 
     /// Hands a response frame to the hub. `d` says everything but where the frame stands.
     pub(crate) fn lend(&self, slots: Slots, d: Descriptor) -> Result<(), Broken> {
+        self.lend_under(lock(&self.outbound), slots, d)
+    }
+
+    /// As [`Lane::allocate`] and [`Lane::lend`] at once, for a frame that `fill` does not take long to
+    /// write. `None`, with nothing done, where there are no slots to be had.
+    pub(crate) fn lend_filled(
+        &self,
+        want: Want,
+        d: Descriptor,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Option<Result<(), Broken>> {
         let mut outbound = lock(&self.outbound);
+        let mut slots = outbound.allocate(d.exchange, want)?;
+        fill(self.memory.bytes_mut(&mut slots));
+        Some(self.lend_under(outbound, slots, d))
+    }
+
+    fn lend_under(
+        &self,
+        mut outbound: MutexGuard<'_, Outbound>,
+        slots: Slots,
+        d: Descriptor,
+    ) -> Result<(), Broken> {
         let run = Arena::lend(slots);
         outbound.lent[run.first as usize] = (d.exchange, run.slots);
         if !outbound.push(
