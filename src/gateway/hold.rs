@@ -62,12 +62,12 @@ impl Holds {
 }
 
 impl Shard {
-    /// Whether a request that nobody can serve now is to be held.
+    /// Whether a request that nobody can serve now is to be held, be it that a hub that stops lets go of it
+    /// at once.
     pub(super) fn may_hold(&self, head: &RequestHead, raw: &[u8]) -> bool {
         self.clock.now_ms() < self.holds.until_ms
             && head.method == Method::Get
             && head.body == BodyLength::None
-            && !self.is_stopping()
             && self.holds.waiting.borrow().len() < MAX_HELD
             && asks_for_events(head, raw)
     }
