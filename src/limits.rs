@@ -141,6 +141,13 @@ pub const MAX_SHARDS: usize = 64;
 /// Completions the hub takes from one lane before other work gets a turn.
 pub const COMPLETIONS_PER_TURN: usize = 256;
 
+/// Completions of one lane at a time from which on its clients are left alone for a moment after an answer,
+pub const BRISK_COMPLETIONS: usize = 16;
+/// and at most so long, in microseconds.
+pub const LATER_US: u64 = 250;
+/// Where that was in vain, so often the next time is let pass.
+pub const LATER_DOUBT: u32 = 64;
+
 /// How long a worker may take to answer before the client gets 504, unless `--timeout` says otherwise.
 pub const DEFAULT_TIMEOUT_MS: u64 = 30_000;
 /// Time for a whole request head to arrive, counted from its first byte.

@@ -16,7 +16,7 @@ use simd_json::prelude::*;
 use support::process::{Process, is_alive};
 use support::scratch::ScratchDir;
 use support::test_worker::start_reflector;
-use support::{Client, Hub, HubOptions, Worker, pattern, test_worker, wait_until};
+use support::{Client, Hub, HubOptions, StopGuard, Worker, pattern, test_worker, wait_until};
 
 #[test]
 #[ignore = "the worker process of the other tests, which they start"]
@@ -479,7 +479,7 @@ fn twenty_kills_under_load_leave_no_request_without_an_answer() {
                 }
             });
         }
-        let guard = Guard(&stop);
+        let guard = StopGuard(&stop);
         for _ in 0..20 {
             let before = tally.good.load(Ordering::SeqCst);
             let mut worker = hub.worker_with("demo", &["--threads", "3"]);
@@ -503,15 +503,6 @@ fn twenty_kills_under_load_leave_no_request_without_an_answer() {
     );
     assert!(slowest < 5_000, "a request hung for {slowest} ms");
     assert_eq!(hub.slots_in_use(), 0);
-}
-
-/// Stops the load even where the test fails, so that the scope ends.
-struct Guard<'a>(&'a AtomicBool);
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }
 
 #[test]

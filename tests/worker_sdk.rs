@@ -5,13 +5,14 @@
 
 mod support;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::client::{Answer, Client};
 use support::pattern::{Checker, pattern};
 use support::process::Process;
 use support::test_worker::{Order, Seen, start_async, start_blocking, start_reflector};
-use support::{Hub, HubOptions, Random, seed, test_worker, wait_until};
+use support::{Hub, HubOptions, Random, StopGuard, seed, test_worker, wait_until};
 
 #[test]
 #[ignore = "the worker process of the other tests, which they start"]
@@ -414,6 +415,38 @@ fn a_handler_learns_that_its_client_has_gone() {
         });
         hub.wait_idle();
     }
+}
+
+#[test]
+fn a_handler_learns_that_its_client_has_gone_while_others_ask_without_end() {
+    let hub = HubOptions::new().args(["--shards", "1"]).start();
+    let _worker = start_blocking(&hub, "blocking");
+    let _others = hub.worker();
+    let count = |path: &str| hub.get(path).text().parse::<u64>().unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _guard = StopGuard(&stop);
+        scope.spawn(|| {
+            let mut clients: Vec<Client> = (0..64).map(|_| hub.connect()).collect();
+            while !stop.load(Ordering::SeqCst) {
+                let ask = |client: &mut Client| client.request("GET", "/hello", "", b"");
+                clients.iter_mut().for_each(ask);
+                for client in &mut clients {
+                    assert_eq!(client.answer().status, 200);
+                }
+            }
+        });
+        for round in 1..=6 {
+            let mut client = hub.connect();
+            client.request("GET", "/until-cancelled", "", b"");
+            wait_until("the handler has begun", || count("/begun") == round);
+            drop(client);
+            wait_until(&format!("the handler notices, round {round}"), || {
+                count("/cancelled") == round
+            });
+        }
+    });
+    hub.wait_idle();
 }
 
 #[test]

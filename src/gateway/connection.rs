@@ -102,6 +102,7 @@ pub async fn serve(
         shard.clock.clone(),
         shard.config.clients.write_timeout_ms,
         shard.spilled.clone(),
+        shard.later.clone(),
     );
     let input = Input::new(read_more, pending, reader);
     let mut connection = Connection {

@@ -11,10 +11,11 @@ use crate::gateway::buffers::SlotBuffer;
 use crate::gateway::connection::{BodyFault, Connection, Next};
 use crate::gateway::input::{Departure, ReadDone};
 use crate::gateway::lane::{Exchange, Failure, RequestFrame};
-use crate::gateway::output::{Manner, Relayed};
+use crate::gateway::output::Manner;
 use crate::gateway::plan::Dispatch;
 use crate::gateway::problem::Problem;
 use crate::gateway::receiver::Receiver;
+use crate::gateway::relayed::Relayed;
 use crate::gateway::shard::Timing;
 use crate::gateway::upload::{Unfinished, Upload, UploadEnd};
 use crate::http::{CONTINUE, HeadBounds};
@@ -51,9 +52,17 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             share = lane.share_at_once(geometry.slots_for(body_at + len));
             whole = share.as_ref().map(|_| len);
         }
-        let deadline_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
-        let clock = self.shard.clock.clone();
-        let expired = || clock.now_ms() >= deadline_ms;
+        let shard = self.shard.clone();
+        // From when it has to wait, which few have to.
+        let deadline_ms = Cell::new(None);
+        let expired = || {
+            let now_ms = shard.clock.now_ms();
+            let latest_ms = deadline_ms
+                .get()
+                .unwrap_or(now_ms + shard.config.timeout_ms);
+            deadline_ms.set(Some(latest_ms));
+            now_ms >= latest_ms
+        };
         if whole.is_none() {
             let slots = geometry.slots_for(dispatch.head_len);
             match lane.wait_for_share(slots, expired).await {
@@ -264,7 +273,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         began: &Cell<Option<u16>>,
         timing: &mut Timing,
     ) -> Relayed {
-        let watch = &self.entered.watch;
+        let (watch, shard) = (&self.entered.watch, &self.shard);
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {
             began.set(Some(status));
             timing.answered();
@@ -272,7 +281,15 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         let mut gone = pin!(self.input.until_ended());
         let mut watching = true;
         poll_fn(|cx| {
-            if watching && let Poll::Ready(departure) = gone.as_mut().poll(cx) {
+            let relayed = relay.as_mut().poll(cx);
+            // While something is being sent, that fails where the client has gone.
+            let waits = relayed.is_pending() && !watch.awaits_reader();
+            // Where answers are quick, nobody leaves before they come.
+            let waits = waits && (!shard.later.is_brisk() || exchange.is_slow());
+            if waits
+                && watching
+                && let Poll::Ready(departure) = gone.as_mut().poll(cx)
+            {
                 watching = false;
                 match departure {
                     Departure::Reset => return Poll::Ready(Relayed::ClientGone),
@@ -280,7 +297,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     Departure::Closed => exchange.client_left(),
                 }
             }
-            relay.as_mut().poll(cx)
+            relayed
         })
         .await
     }

@@ -9,7 +9,9 @@ use monoio::net::UnixStream;
 
 use crate::gateway::buffers::{FramePart, Gather, GatherWrite, Rest};
 use crate::gateway::clock::Clock;
-use crate::gateway::lane::{Exchange, Failure, Frame, Lane};
+use crate::gateway::lane::{Exchange, Frame, Lane};
+use crate::gateway::later::Later;
+use crate::gateway::relayed::{BadHead, Relayed};
 use crate::gateway::spilled::Spilled;
 use crate::gateway::watch::Watch;
 use crate::http::{
@@ -40,42 +42,6 @@ pub struct Manner {
     pub cors: bool,
 }
 
-/// How relaying a response ended.
-#[derive(Debug)]
-pub enum Relayed {
-    /// All of it is sent. Whether the connection can be used again.
-    Whole {
-        /// Whether the framing leaves the connection open.
-        reusable: bool,
-    },
-    /// Nothing was sent: the worker will not answer.
-    Failed(Failure),
-    /// Nothing was sent: what the worker answered is no HTTP.
-    Refused(BadHead),
-    /// A part was sent and the rest will not come; the connection must be closed.
-    Broken(&'static str),
-    /// The client did not take it.
-    ClientGone,
-}
-
-/// Why a response head was refused.
-#[derive(Debug)]
-pub enum BadHead {
-    /// It does not follow the ABI.
-    Codec(CodecError),
-    /// It breaks a rule of HTTP.
-    Http(WorkerHeadFault),
-}
-
-impl std::fmt::Display for BadHead {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            BadHead::Codec(error) => error.fmt(f),
-            BadHead::Http(fault) => fault.fmt(f),
-        }
-    }
-}
-
 /// The sending half of a connection.
 pub struct Output {
     writer: OwnedWriteHalf<UnixStream>,
@@ -84,6 +50,7 @@ pub struct Output {
     /// Time the client may take nothing. Milliseconds.
     timeout_ms: u64,
     spilled: Rc<Spilled>,
+    later: Rc<Later>,
     /// Whether the client took less than it was offered, the last time.
     slow: bool,
     /// The address of the lane whose memory is being sent from; 0 for none.
@@ -103,6 +70,7 @@ impl Output {
         clock: Rc<Clock>,
         timeout_ms: u64,
         spilled: Rc<Spilled>,
+        later: Rc<Later>,
     ) -> Output {
         Output {
             writer,
@@ -110,6 +78,7 @@ impl Output {
             clock,
             timeout_ms,
             spilled,
+            later,
             slow: false,
             lane: 0,
             bytes: Vec::new(),
@@ -394,7 +363,7 @@ impl Output {
         let mut result = Ok(());
         while rest.sent < rest.bytes.len() {
             self.expect_progress();
-            let (written, back) = self.writer.write(rest).await;
+            let (written, back) = self.later.end_of(self.writer.write(rest)).await;
             rest = back;
             match written {
                 Ok(count @ 1..) => {

@@ -11,7 +11,6 @@ use std::task::{Poll, Waker};
 
 use monoio::net::UnixStream;
 use monoio::{IoUringDriver, RuntimeBuilder};
-use slab::Slab;
 
 use crate::brake::Burst;
 use crate::gateway::acceptor::Acceptor;
@@ -19,9 +18,11 @@ use crate::gateway::clock::Clock;
 use crate::gateway::connections::Connections;
 use crate::gateway::hold::Holds;
 use crate::gateway::lane::{Ended, EventFrame, EventOutcome, Lane, LaneParts};
+use crate::gateway::later::Later;
 use crate::gateway::mailbox::{Mailbox, Sender};
 use crate::gateway::plan::Scratch;
 use crate::gateway::remains::Remains;
+use crate::gateway::replies::{Replies, Ticket};
 use crate::gateway::spilled::Spilled;
 use crate::gateway::stream::{
     LaneEvents, News, Notice, Publication, Published, ReplyTo, Streams, ToStreams,
@@ -107,6 +108,7 @@ pub struct Shard {
     pub(super) clock: Rc<Clock>,
     pub(super) watches: Rc<Watches>,
     pub(super) spilled: Rc<Spilled>,
+    pub(super) later: Rc<Later>,
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) streams: Streams,
@@ -115,7 +117,7 @@ pub struct Shard {
     /// Lines about answers of workers that are no good.
     pub(super) complaints: RefCell<Burst>,
     /// Control requests that wait to hear from another thread.
-    replies: RefCell<Slab<Reply>>,
+    replies: Replies,
     index: usize,
     reports: Sender<Report>,
     lanes: RefCell<Vec<Option<Rc<Lane>>>>,
@@ -126,14 +128,6 @@ pub struct Shard {
     /// Ends of connections that are still to be told to a worker.
     notices: Cell<usize>,
     main: RefCell<Option<Waker>>,
-}
-
-/// Where a control request waits to hear what has become of its event, or what the answer is.
-#[derive(Debug, Default)]
-struct Reply {
-    published: Option<Published>,
-    answer: Option<ControlAnswer>,
-    waker: Option<Waker>,
 }
 
 /// Runs a shard on this thread until it is told to stop.
@@ -161,12 +155,13 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         clock,
         watches: Rc::new(Watches::default()),
         spilled: Rc::new(Spilled::default()),
+        later: Rc::new(Later::new()?),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
         streams: parts.streams,
         acceptor: Acceptor::new(parts.connections),
         complaints: RefCell::default(),
-        replies: RefCell::new(Slab::new()),
+        replies: Replies::default(),
         index: parts.index,
         reports: parts.reports,
         lanes: RefCell::new(Vec::new()),
@@ -224,9 +219,12 @@ impl Shard {
         let ticking = self.clone();
         monoio::spawn(async move {
             let result = ticking.ticker.run(|| ticking.tick()).await;
-            if let Err(error) = result {
-                tracing::error!("the timer of shard {} failed: {error}", ticking.index);
-            }
+            ticking.timer_ended(result);
+        });
+        let calling = self.clone();
+        monoio::spawn(async move {
+            let result = calling.later.run().await;
+            calling.timer_ended(result);
         });
         let bell = UnixStream::from_std(commands.bell()?.into())?;
         loop {
@@ -256,6 +254,12 @@ impl Shard {
         Ok(())
     }
 
+    fn timer_ended(&self, result: io::Result<()>) {
+        if let Err(error) = result {
+            tracing::error!("a timer of shard {} failed: {error}", self.index);
+        }
+    }
+
     fn obey(self: &Rc<Self>, command: Command) {
         match command {
             Command::AddLane(worker, parts) => self.add_lane(worker, parts),
@@ -276,18 +280,8 @@ impl Shard {
                 }
             }),
             Command::Notify(notice) => self.begin_notice(*notice),
-            Command::Published(ticket, published) => {
-                if let Some(reply) = self.replies.borrow_mut().get_mut(ticket) {
-                    reply.published = Some(published);
-                    reply.waker.iter().for_each(Waker::wake_by_ref);
-                }
-            }
-            Command::Answered(ticket, answer) => {
-                if let Some(reply) = self.replies.borrow_mut().get_mut(ticket) {
-                    reply.answer = Some(answer);
-                    reply.waker.iter().for_each(Waker::wake_by_ref);
-                }
-            }
+            Command::Published(ticket, published) => self.replies.publish(ticket, published),
+            Command::Answered(ticket, answer) => self.replies.answer(ticket, answer),
             Command::EventsTaken(worker, attach, frame, outcome) => {
                 self.with_attach(worker, attach, |lane| lane.return_event(frame, outcome));
             }
@@ -298,10 +292,7 @@ impl Shard {
                 self.stopping.set(true);
                 self.stop_by_ms.set(self.clock.now_ms() + STOP_MS);
                 // The streams thread has answered what it was asked, and has ended.
-                for (_, reply) in self.replies.borrow_mut().iter_mut() {
-                    reply.published.get_or_insert_with(Published::closing);
-                    reply.waker.iter().for_each(Waker::wake_by_ref);
-                }
+                self.replies.close();
                 self.watches.stop_resting();
                 self.holds.wake_all();
                 self.ticker.hasten();
@@ -343,42 +334,26 @@ impl Shard {
         if self.stopping.get() {
             return Published::closing();
         }
-        let reply_to = self.ticket();
+        let ticket = self.replies.ticket();
+        let reply_to = self.reply_to(&ticket);
         self.streams
             .send(ToStreams::Publish(Box::new(publication), reply_to));
-        self.reply(reply_to, |reply| reply.published.take()).await
+        ticket.published().await
     }
 
     /// Leaves a control request to the control plane's own thread, and waits for the answer.
     pub(super) async fn control_later(&self, path: &str, body: Vec<u8>) -> ControlAnswer {
-        let reply_to = self.ticket();
+        let ticket = self.replies.ticket();
+        let reply_to = self.reply_to(&ticket);
         self.control.control_later(path, body, reply_to);
-        self.reply(reply_to, |reply| reply.answer.take()).await
+        ticket.answer().await
     }
 
-    fn ticket(&self) -> ReplyTo {
-        let ticket = self.replies.borrow_mut().insert(Reply::default());
+    fn reply_to(&self, ticket: &Ticket<'_>) -> ReplyTo {
         ReplyTo {
             shard: self.index,
-            ticket,
+            ticket: ticket.number(),
         }
-    }
-
-    async fn reply<T>(&self, to: ReplyTo, take: impl Fn(&mut Reply) -> Option<T>) -> T {
-        let taken = poll_fn(|cx| {
-            let mut replies = self.replies.borrow_mut();
-            let reply = &mut replies[to.ticket];
-            match take(reply) {
-                Some(taken) => Poll::Ready(taken),
-                None => {
-                    reply.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        })
-        .await;
-        self.replies.borrow_mut().remove(to.ticket);
-        taken
     }
 
     /// Its index.
@@ -419,7 +394,10 @@ impl Shard {
                     handover: lane.handover().clone(),
                 }));
             };
-            let ended = lane.clone().drive(hub_bell, worker_bell, publish).await;
+            let drive = lane
+                .clone()
+                .drive(hub_bell, worker_bell, &shard.later, publish);
+            let ended = drive.await;
             let violation = lane.take_violation();
             if ended == Ended::Drained {
                 // Whatever is left of it is nobody's business any more.

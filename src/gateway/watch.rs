@@ -110,6 +110,11 @@ impl Watch {
         }
     }
 
+    /// Whether something is being sent.
+    pub fn awaits_reader(&self) -> bool {
+        self.write_ms.get() != u64::MAX
+    }
+
     /// Nothing is owed by the sending client.
     pub fn clear_read(&self) {
         self.read_ms.set(u64::MAX);

@@ -7,11 +7,11 @@ use crate::limits::{
 };
 use crate::sys::process::{nofile_limit, open_descriptors};
 
-/// What each shard opens: its ring, its timer twice, its mailbox's bell, the spare one, and the
+/// What each shard opens: its ring, its two timers twice each, its mailbox's bell, the spare one, and the
 /// connections it refuses; and each of its listeners once more.
-const OF_A_SHARD: u64 = 5 + REFUSALS_AT_ONCE as u64;
+const OF_A_SHARD: u64 = 7 + REFUSALS_AT_ONCE as u64;
 /// What the streams thread, the supervisor and the signals open.
-const OF_THE_HUB: u64 = 12;
+const OF_THE_HUB: u64 = 13;
 
 /// Most connections there may be: as many as were asked for, or as the limit leaves beside a reserve.
 /// To be called when the hub's listeners and mailboxes are open, and its threads are not started.

@@ -22,6 +22,7 @@ pub mod stream_worker;
 pub mod test_worker;
 pub mod tools;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client};
@@ -86,4 +87,14 @@ pub fn json(bytes: &[u8]) -> simd_json::OwnedValue {
     let mut copy = bytes.to_vec();
     simd_json::to_owned_value(&mut copy)
         .unwrap_or_else(|error| panic!("no JSON ({error}): {}", bytes.escape_ascii()))
+}
+
+/// Stops the load of a test even where the test fails, so that the scope ends.
+#[derive(Debug)]
+pub struct StopGuard<'a>(pub &'a AtomicBool);
+
+impl Drop for StopGuard<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }

@@ -14,6 +14,7 @@ use monoio::fs::File;
 
 use crate::control::WakeMode;
 use crate::gateway::lane::{Lane, Violation};
+use crate::gateway::later::Later;
 #[cfg(doc)]
 use crate::gateway::stream::handover::Handover;
 use crate::limits::COMPLETIONS_PER_TURN;
@@ -46,6 +47,7 @@ impl Lane {
         self: Rc<Lane>,
         hub_bell: OwnedFd,
         worker_bell: OwnedFd,
+        later: &Later,
         publish: impl Fn(),
     ) -> Ended {
         let bells = File::from_std(hub_bell.into()).and_then(|hub| {
@@ -63,7 +65,7 @@ impl Lane {
         let mut armed = false;
         poll_fn(|cx| {
             loop {
-                match self.look(&mut caller, &publish, cx) {
+                match self.look(&mut caller, later, &publish, cx) {
                     Look::Ended(ended) => return Poll::Ready(ended),
                     Look::Busy => {
                         spin.found(self.core.borrow().in_use(), monotonic_ns);
@@ -123,6 +125,7 @@ impl Lane {
     fn look<F: Future<Output = Bell>>(
         &self,
         caller: &mut BellRinger<'_, F>,
+        later: &Later,
         publish: &impl Fn(),
         cx: &mut Context<'_>,
     ) -> Look {
@@ -140,6 +143,12 @@ impl Lane {
         let Some(turn) = self.judge(taken) else {
             return Look::Ended(Ended::Dead);
         };
+        if turn.taken > 0 {
+            later.note(turn.taken);
+        } else if self.core.borrow().in_use() == 0 {
+            // There are no answers that could come.
+            later.call();
+        }
         if turn.room_made {
             self.wake_first_in_line();
         }

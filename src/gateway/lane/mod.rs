@@ -4,6 +4,7 @@
 mod core;
 mod driver;
 mod events;
+mod hunger;
 mod line;
 mod share;
 mod violation;
@@ -29,6 +30,7 @@ pub use self::violation::Violation;
 pub use self::window::{Permit, Window, Windows};
 
 use self::events::CopiesOut;
+use self::hunger::Hunger;
 use self::line::{Line, Place};
 use crate::brake::Brake;
 use crate::control::WakeMode;
@@ -342,36 +344,6 @@ impl Lane {
     }
 }
 
-/// While one of these exists, the worker wakes the hub for returned slots too, and the task looks at
-/// the time at each tick.
-struct Hunger<'a> {
-    lane: &'a Lane,
-    key: usize,
-}
-
-impl<'a> Hunger<'a> {
-    fn new(lane: &'a Lane, waker: &Waker) -> Hunger<'a> {
-        let first = lane.hungry.borrow().is_empty();
-        let key = lane.hungry.borrow_mut().insert(waker.clone());
-        if first {
-            lane.core.borrow_mut().set_starved(true);
-        }
-        // A return that came before the worker could know is seen by this look at the ring.
-        lane.wake_driver();
-        Hunger { lane, key }
-    }
-}
-
-impl Drop for Hunger<'_> {
-    fn drop(&mut self) {
-        let mut hungry = self.lane.hungry.borrow_mut();
-        hungry.remove(self.key);
-        if hungry.is_empty() {
-            self.lane.core.borrow_mut().set_starved(false);
-        }
-    }
-}
-
 /// One request and its response, from the side that waits. Dropping it gives up whatever is left.
 #[derive(Debug)]
 pub struct Exchange {
@@ -421,6 +393,11 @@ impl Exchange {
     /// Whether a part of the request body is still to be submitted.
     pub fn is_uploading(&self) -> bool {
         self.lane.core.borrow().is_uploading(self.id)
+    }
+
+    /// Whether a tick has found it unanswered.
+    pub fn is_slow(&self) -> bool {
+        self.lane.core.borrow().is_slow(self.id)
     }
 
     /// Tells the worker that the client has stopped sending and may be gone.
@@ -556,8 +533,12 @@ mod tests {
         let mut allocate = pin!(exchange.allocate(1, 1, || late.get()));
         assert!(allocate.as_mut().poll(cx).is_pending());
         assert!(lane.is_busy());
-        late.set(true);
+        // The first one calls for something else, too: it finds the exchange slow.
         lane.tick(1);
+        assert!(allocate.as_mut().poll(cx).is_pending());
+        count.0.store(0, Ordering::Relaxed);
+        late.set(true);
+        lane.tick(2);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         let Poll::Ready(Err(failure)) = allocate.as_mut().poll(cx) else {
             panic!("it is late");

@@ -124,6 +124,8 @@ pub(super) struct Exchange {
     pub(super) frames: VecDeque<Frame>,
     pub(super) failure: Option<Failure>,
     pub(super) waker: Option<Waker>,
+    /// Whether a look at the time has found its answer incomplete.
+    pub(super) slow: bool,
     /// Time at which the worker's next word is overdue; milliseconds of the shard's clock.
     pub(super) deadline_ms: u64,
 }
@@ -147,6 +149,7 @@ impl Exchange {
             frames: VecDeque::new(),
             failure: None,
             waker: None,
+            slow: false,
             deadline_ms: u64::MAX,
         }
     }

@@ -161,6 +161,7 @@ impl LaneCore {
         exchange.unneeded = false;
         exchange.bodyless = bodyless;
         exchange.failure = None;
+        exchange.slow = false;
         exchange.complete = false;
         exchange.reading = false;
         exchange.body_frames = 0;
@@ -254,16 +255,29 @@ impl LaneCore {
         Ok(call)
     }
 
-    /// Fails every exchange that is overdue at `now_ms`. Returns how many that were.
+    /// Fails every exchange that is overdue at `now_ms`, and calls those that wait and were not known to be
+    /// slow. Returns how many are overdue.
     pub fn expire(&mut self, now_ms: u64) -> usize {
         // Nobody looks at the ring while a slow client is served; deadlines that begin when it is
         // done are counted from here.
         self.now_ms = now_ms;
-        let overdue = self
-            .exchanges
-            .iter_mut()
-            .filter(|e| e.deadline_ms <= now_ms);
-        overdue.map(|e| e.fail(Failure::Deadline)).count()
+        let mut overdue = 0;
+        for exchange in &mut self.exchanges {
+            if exchange.deadline_ms <= now_ms {
+                exchange.fail(Failure::Deadline);
+                overdue += 1;
+            } else if !exchange.slow && matches!(exchange.stage, Stage::Waiting | Stage::Responding)
+            {
+                exchange.slow = true;
+                exchange.wake();
+            }
+        }
+        overdue
+    }
+
+    /// Whether the exchange is known to be slow.
+    pub fn is_slow(&self, id: ExchangeId) -> bool {
+        self.get(id).is_some_and(|e| e.slow)
     }
 
     /// The worker is gone: fails every exchange, and nothing it left in the rings is looked at.
