@@ -5,13 +5,14 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use crate::shm::doorbell::{sleep_begin, sleep_end};
 use crate::shm::region::Word;
+use crate::sys::clock::monotonic_ms;
 use crate::sys::{futex, poll};
 use crate::worker::lane::{Incoming, Lane};
 use crate::worker::parker::Parker;
@@ -44,6 +45,8 @@ pub(crate) struct Session {
     backlogged: AtomicBool,
     /// Threads with nothing to do.
     idle: Mutex<Vec<Waker>>,
+    /// When to look again for clients that have gone.
+    cancel_check_ms: AtomicU64,
     /// Shut down when the lanes turn out to be of no use, so that whoever watches it notices.
     socket: UnixStream,
 }
@@ -64,6 +67,7 @@ impl Session {
             backlog: Mutex::default(),
             backlogged: AtomicBool::new(false),
             idle: Mutex::default(),
+            cancel_check_ms: AtomicU64::new(0),
             socket,
         })
     }
@@ -254,8 +258,16 @@ impl Session {
         }
     }
 
-    /// Fails the bodies that nobody will complete because their client has gone.
+    /// Fails the bodies that nobody will complete because their client has gone. Whoever waits may call
+    /// this at each turn: every place of every lane is looked at, so it is done now and then only.
     pub(crate) fn fail_cancelled(&self) {
+        let now_ms = monotonic_ms();
+        let due_ms = self.cancel_check_ms.load(Ordering::Relaxed);
+        if now_ms < due_ms {
+            return;
+        }
+        let next_ms = now_ms + CANCEL_CHECK.as_millis() as u64 / 2;
+        self.cancel_check_ms.store(next_ms, Ordering::Relaxed);
         self.lanes.iter().for_each(Lane::fail_cancelled);
     }
 

@@ -144,33 +144,41 @@ def main():
     parser.add_argument("--seconds", type=int, default=5, help="length of one run of wrk")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=ATTACKS, help="one kind of slow client")
+    parser.add_argument("--elsewhere", action="store_true",
+                        help="send the slow clients to another hub: what their own processor time does")
     options = parser.parse_args()
     raise_nofile_limit()
     failed = False
     with tempfile.TemporaryDirectory() as directory:
         hub, base, pids = start_hub(options.binary, directory)
+        hubs, target = [hub], base
+        if options.elsewhere:
+            os.mkdir(f"{directory}/other")
+            other, target, pids = start_hub(options.binary, f"{directory}/other")
+            hubs.append(other)
         try:
             wrk(base + "/hello", 2, options.good)
             print(f"{options.slow} slow connections, {options.good} good ones on /hello; medians of "
-                  f"{options.rounds} rounds of {options.seconds} s, with and without in turns")
+                  f"{options.rounds} rounds of {options.seconds} s, with and without in turns"
+                  + ("; the slow ones at another hub" if options.elsewhere else ""))
             print(f"{'':24}{'slow':>6}{'req/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'without':>9}"
                   f"{'ratio':>7}{'wrong':>7}{'hub MiB':>9}")
             for kind in [options.only] if options.only else ATTACKS:
                 runs, alone, ratios, seen = [], [], [], []
                 for _ in range(options.rounds):
                     alone.append(wrk(base + "/hello", options.seconds, options.good))
-                    process, most = attack(kind, base, options.slow, options.seconds + 45)
+                    process, most = attack(kind, target, options.slow, options.seconds + 45)
                     try:
                         settle(pids)
                         runs.append(wrk(base + "/hello", options.seconds, options.good))
-                        most = max(most, open_connections(base))
+                        most = max(most, open_connections(target))
                         memory = memory_kib(hub.pid) / 1024
                     finally:
                         process.terminate()
                         process.wait()
                     ratios.append(runs[-1][2] / alone[-1][2])
                     seen.append(most)
-                    while open_connections(base) > 1:
+                    while open_connections(target) > 1:
                         time.sleep(0.1)
                 middle = [statistics.median(run[i] for run in runs) for i in range(3)]
                 without = statistics.median(run[2] for run in alone)
@@ -180,8 +188,10 @@ def main():
                 print(f"{kind:24}{min(seen):6}{middle[0]:10.0f}{middle[1]:9.2f}{middle[2]:9.2f}"
                       f"{without:9.2f}{ratio:7.2f}{wrong:7}{memory:9.1f}", flush=True)
         finally:
-            hub.terminate()
-            hub.wait()
+            for hub in hubs:
+                hub.terminate()
+            for hub in hubs:
+                hub.wait()
     print(f"goal: ratio at most {GOAL}, nothing wrong: {'missed' if failed else 'met'}")
     return failed
 

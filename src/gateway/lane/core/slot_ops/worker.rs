@@ -16,6 +16,8 @@ use crate::shm::ring::{ReadRing, WriteRing};
 #[derive(Debug, Default)]
 struct Served {
     begun: bool,
+    /// Whether it has said that somebody reads the body, which is said once.
+    reading: bool,
     owed: Option<u64>,
 }
 
@@ -186,7 +188,10 @@ impl<'a> Worker<'a> {
     }
 
     fn say_read(&mut self, input: &mut Input<'_>, model: &mut Model) {
-        if let Some(key) = input.key(&self.open) {
+        if let Some(key) = input.key(&self.open)
+            && let Some(served) = self.open.get_mut(&key)
+            && !std::mem::replace(&mut served.reading, true)
+        {
             let d = Descriptor {
                 kind: 5,
                 exchange: key.0,
