@@ -137,16 +137,6 @@ pub(super) fn bad_byte(b: u8) -> Fault {
 /// 400 when it is empty, or has userinfo, a path, a comma, a malformed IPv6 address or port.
 #[inline]
 pub(super) fn check_host(value: &[u8]) -> Result<(), Fault> {
-    // In one go what nearly all are: a name or an IPv4 address, and perhaps a port.
-    let name = value.iter().take_while(|b| is_host(**b)).count();
-    match &value[name..] {
-        [] if name > 0 => Ok(()),
-        [b':', digits @ ..] if name > 0 && port_number(digits).is_some() => Ok(()),
-        _ => check_any_host(value),
-    }
-}
-
-fn check_any_host(value: &[u8]) -> Result<(), Fault> {
     let (host, port) = split_port(value);
     let host_ok = match host {
         [] => false,
