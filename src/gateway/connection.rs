@@ -199,9 +199,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 return Head::Nothing;
             }
             if resting {
-                if self.shard.is_stopping() {
-                    return Head::Nothing;
-                }
+                // Also where the hub stops: what has come already is still answered, and who rests is
+                // shut down at the next tick.
                 if !self.brisk {
                     return Head::Later;
                 }

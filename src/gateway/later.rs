@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use monoio::net::UnixStream;
 
-use crate::limits::{BRISK_COMPLETIONS, LATER_DOUBT, LATER_US};
+use crate::limits::{BRISK_ANSWERS, BRISK_TO_COME, LATER_DOUBT, LATER_US};
 use crate::sys::timer::TimerFd;
 
 /// The connections of a shard that are left alone.
@@ -23,6 +23,8 @@ pub struct Later {
     /// How often many answers may yet come at a time without anybody being left alone.
     doubt: Cell<u32>,
     waiting: RefCell<Vec<Waker>>,
+    /// Nobody would be called when the time is up.
+    broken: Cell<bool>,
     /// Runs out where no answers come for a while.
     timer: TimerFd,
 }
@@ -37,6 +39,7 @@ impl Later {
             brisk: Cell::new(false),
             doubt: Cell::new(0),
             waiting: RefCell::new(Vec::new()),
+            broken: Cell::new(false),
             timer: TimerFd::new()?,
         })
     }
@@ -46,11 +49,15 @@ impl Later {
         self.brisk.get()
     }
 
-    /// So many completions have come out of a lane: it is the turn of those who were left alone.
-    pub fn note(&self, completions: usize) {
-        let many = completions >= BRISK_COMPLETIONS;
+    /// So many answers have come out of a lane in which, with those, so many exchanges are open: it is the
+    /// turn of those who were left alone.
+    pub fn note(&self, answers: usize, open: usize) {
+        // Those who are left alone have an exchange each, and so have those whose answers these are. Where
+        // there are hardly any others, there is nothing to wait for.
+        let to_come = open.saturating_sub(answers + self.waiting.borrow().len());
+        let many = answers >= BRISK_ANSWERS && to_come >= BRISK_TO_COME;
         let doubt = self.doubt.get();
-        self.brisk.set(many && doubt == 0);
+        self.brisk.set(many && doubt == 0 && !self.broken.get());
         if many && doubt > 0 {
             self.doubt.set(doubt - 1);
         }
@@ -62,11 +69,11 @@ impl Later {
         self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
-    /// Begins an operation of the ring, and waits for its end: while many answers come at a time, not
-    /// before the next ones.
-    pub async fn end_of<T>(&self, operation: impl Future<Output = T>) -> T {
+    /// Begins an operation of the ring, and waits for its end: where that is not urgent and many answers
+    /// come at a time, not before the next ones.
+    pub async fn end_of<T>(&self, operation: impl Future<Output = T>, unhurried: bool) -> T {
         let mut operation = pin!(operation);
-        if self.is_brisk() {
+        if unhurried && self.is_brisk() {
             let mut nobody = Context::from_waker(Waker::noop());
             if let Poll::Ready(done) = operation.as_mut().poll(&mut nobody) {
                 return done;
@@ -99,6 +106,14 @@ impl Later {
     /// # Errors
     /// The timer's descriptor cannot be used.
     pub async fn run(&self) -> io::Result<()> {
+        let result = self.keep_time().await;
+        self.broken.set(true);
+        self.brisk.set(false);
+        self.call();
+        result
+    }
+
+    async fn keep_time(&self) -> io::Result<()> {
         let timer = UnixStream::from_std(self.timer.as_fd().try_clone_to_owned()?.into())?;
         loop {
             timer.readable(true).await?;
@@ -120,6 +135,8 @@ mod tests {
 
     use super::*;
 
+    const MANY: usize = 1000;
+
     /// Ends when it is looked at for the second time, as an operation that the ring has done meanwhile.
     async fn operation() {
         let mut begun = false;
@@ -133,22 +150,37 @@ mod tests {
     #[test]
     fn an_end_is_noticed_when_the_next_answers_come() {
         let later = Later::new().unwrap();
-        later.note(BRISK_COMPLETIONS);
+        later.note(BRISK_ANSWERS, MANY);
         let cx = &mut Context::from_waker(Waker::noop());
-        let mut end = pin!(later.end_of(operation()));
+        let mut end = pin!(later.end_of(operation(), true));
         assert!(end.as_mut().poll(cx).is_pending());
         assert_eq!(later.waiting.borrow().len(), 1);
-        later.note(1);
+        later.note(1, MANY);
         assert!(later.waiting.borrow().is_empty() && !later.is_brisk());
         assert!(end.as_mut().poll(cx).is_ready());
     }
 
     #[test]
+    fn nobody_is_left_alone_where_no_further_answers_are_to_come() {
+        let later = Later::new().unwrap();
+        for (to_come, brisk) in [
+            (0, false),
+            (BRISK_TO_COME - 1, false),
+            (BRISK_TO_COME, true),
+        ] {
+            later.note(BRISK_ANSWERS, BRISK_ANSWERS + to_come);
+            assert_eq!(later.is_brisk(), brisk, "{to_come}");
+        }
+        later.note(BRISK_ANSWERS - 1, MANY);
+        assert!(!later.is_brisk());
+    }
+
+    #[test]
     fn an_operation_that_ends_at_once_waits_for_nothing() {
         let later = Later::new().unwrap();
-        later.note(BRISK_COMPLETIONS);
+        later.note(BRISK_ANSWERS, MANY);
         let cx = &mut Context::from_waker(Waker::noop());
-        assert!(pin!(later.end_of(async {})).poll(cx).is_ready());
+        assert!(pin!(later.end_of(async {}, true)).poll(cx).is_ready());
         assert!(later.waiting.borrow().is_empty());
     }
 
@@ -159,14 +191,14 @@ mod tests {
             let later = Rc::new(Later::new().unwrap());
             let calling = later.clone();
             monoio::spawn(async move { calling.run().await });
-            later.note(BRISK_COMPLETIONS);
-            later.end_of(operation()).await;
+            later.note(BRISK_ANSWERS, MANY);
+            later.end_of(operation(), true).await;
             for _ in 0..LATER_DOUBT {
-                later.note(BRISK_COMPLETIONS);
+                later.note(BRISK_ANSWERS, MANY);
                 assert!(!later.is_brisk());
-                later.note(1);
+                later.note(1, MANY);
             }
-            later.note(BRISK_COMPLETIONS);
+            later.note(BRISK_ANSWERS, MANY);
             assert!(later.is_brisk());
         });
     }

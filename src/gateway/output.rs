@@ -233,11 +233,15 @@ impl Output {
                 return Relayed::Refused(bad);
             }
         };
+        let reusable = manner.keep_alive && framing != BodyFraming::UntilClose;
         self.lane = exchange.lane().address();
         let mut frame = first;
         loop {
             let last = frame.end;
-            if let Err(end) = self.send_frame(exchange, frame, framing, with_body).await {
+            // What comes behind anything else does not depend on when the client asks again.
+            let unhurried = last && reusable;
+            let sent = self.send_frame(exchange, frame, framing, with_body, unhurried);
+            if let Err(end) = sent.await {
                 return self.cut_short(end, framing);
             }
             if last {
@@ -251,9 +255,7 @@ impl Output {
                 }
             };
         }
-        Relayed::Whole {
-            reusable: manner.keep_alive && framing != BodyFraming::UntilClose,
-        }
+        Relayed::Whole { reusable }
     }
 
     /// Where the end of the connection is the end of the body (RFC 9112, section 6.3), a body that is
@@ -315,6 +317,7 @@ impl Output {
         frame: Frame,
         framing: BodyFraming,
         with_body: bool,
+        unhurried: bool,
     ) -> Result<(), Relayed> {
         let lane = exchange.lane();
         let chunked = framing == BodyFraming::Chunked;
@@ -338,7 +341,7 @@ impl Output {
                 return Err(Relayed::Broken("a frame does not hold what it announced"));
             }
             self.bytes.extend_from_slice(after);
-            self.flush().await
+            self.flush_when(unhurried).await
         } else {
             let Some(part) = FramePart::new(lane, frame.run, frame.body_at, part) else {
                 return Err(Relayed::Broken("a frame does not hold what it announced"));
@@ -356,6 +359,11 @@ impl Output {
 
     /// Sends what is to be sent.
     async fn flush(&mut self) -> io::Result<()> {
+        self.flush_when(false).await
+    }
+
+    /// Sends what is to be sent. Whether it is sent is looked at [later](Later) where nobody is in a hurry.
+    async fn flush_when(&mut self, unhurried: bool) -> io::Result<()> {
         let mut rest = Rest {
             bytes: std::mem::take(&mut self.bytes),
             sent: 0,
@@ -363,7 +371,9 @@ impl Output {
         let mut result = Ok(());
         while rest.sent < rest.bytes.len() {
             self.expect_progress();
-            let (written, back) = self.later.end_of(self.writer.write(rest)).await;
+            let unhurried = unhurried && rest.sent == 0;
+            let write = self.writer.write(rest);
+            let (written, back) = self.later.end_of(write, unhurried).await;
             rest = back;
             match written {
                 Ok(count @ 1..) => {

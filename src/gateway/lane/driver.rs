@@ -143,11 +143,8 @@ impl Lane {
         let Some(turn) = self.judge(taken) else {
             return Look::Ended(Ended::Dead);
         };
-        if turn.taken > 0 {
-            later.note(turn.taken);
-        } else if self.core.borrow().in_use() == 0 {
-            // There are no answers that could come.
-            later.call();
+        if turn.answers > 0 {
+            later.note(turn.answers, self.core.borrow().in_use());
         }
         if turn.room_made {
             self.wake_first_in_line();

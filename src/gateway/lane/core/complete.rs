@@ -20,6 +20,8 @@ use crate::shm::region::Word;
 pub struct Turn {
     /// Completions taken.
     pub taken: usize,
+    /// How many of them end an answer.
+    pub answers: usize,
     /// Whether request slots, or the number of an exchange, can be used again.
     pub room_made: bool,
 }
@@ -40,8 +42,10 @@ impl LaneCore {
             };
             turn.taken += 1;
             match Completion::from_u8(d.kind).ok_or(Violation::UnknownKind(d.kind))? {
-                Completion::Response => self.on_frame(&d, true)?,
-                Completion::Body => self.on_frame(&d, false)?,
+                kind @ (Completion::Response | Completion::Body) => {
+                    self.on_frame(&d, kind == Completion::Response)?;
+                    turn.answers += usize::from(d.is_end());
+                }
                 Completion::Return => {
                     self.on_return(&d)?;
                     turn.room_made = true;
