@@ -142,9 +142,9 @@ pub const MAX_SHARDS: usize = 64;
 pub const COMPLETIONS_PER_TURN: usize = 256;
 
 /// Answers of one lane at a time from which on its clients are left alone for a moment after an answer,
-pub const BRISK_ANSWERS: usize = 8;
+pub const BRISK_ANSWERS: usize = 20;
 /// where so many more are to come,
-pub const BRISK_TO_COME: usize = 4;
+pub const BRISK_TO_COME: usize = 8;
 /// and at most so long, in microseconds.
 pub const LATER_US: u64 = 250;
 /// Where that was in vain, so often the next time is let pass.

@@ -52,10 +52,9 @@ impl Later {
     /// So many answers have come out of a lane in which, with those, so many exchanges are open: it is the
     /// turn of those who were left alone.
     pub fn note(&self, answers: usize, open: usize) {
-        // Those who are left alone have an exchange each, and so have those whose answers these are. Where
-        // there are hardly any others, there is nothing to wait for.
-        let to_come = open.saturating_sub(answers + self.waiting.borrow().len());
-        let many = answers >= BRISK_ANSWERS && to_come >= BRISK_TO_COME;
+        // The other exchanges are with the worker, or with those who are called now and ask again. Where
+        // there are hardly any, there is nothing to wait for.
+        let many = answers >= BRISK_ANSWERS && open.saturating_sub(answers) >= BRISK_TO_COME;
         let doubt = self.doubt.get();
         self.brisk.set(many && doubt == 0 && !self.broken.get());
         if many && doubt > 0 {
