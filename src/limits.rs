@@ -142,7 +142,7 @@ pub const MAX_SHARDS: usize = 64;
 pub const COMPLETIONS_PER_TURN: usize = 256;
 
 /// Answers of one lane at a time from which on its clients are left alone for a moment after an answer,
-pub const BRISK_ANSWERS: usize = 20;
+pub const BRISK_ANSWERS: usize = 12;
 /// where so many more are to come,
 pub const BRISK_TO_COME: usize = 8;
 /// and at most so long, in microseconds.
