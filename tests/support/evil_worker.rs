@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -175,6 +174,7 @@ fn live(
             }
             if !begun && (answered >= honest || random.below(40) == 0) {
                 begun = true;
+                worker.lanes.iter_mut().for_each(|l| l.scribbled = true);
                 for _ in 0..SCRIBBLERS {
                     let memories = worker.lanes.iter().map(|l| l.response.clone()).collect();
                     let (stop, seed) = (stop.clone(), random.next());
@@ -188,10 +188,7 @@ fn live(
             }
             let claimed = match mode == Mode::Silence && begun {
                 true => None,
-                false if !begun => worker.claim(),
-                // What its scribbling has returned in its name is the hub's again, and may hold half of
-                // another head while this one is read: the hub keeps its word to who keeps theirs.
-                false => catch_unwind(AssertUnwindSafe(|| worker.claim())).unwrap_or_default(),
+                false => worker.claim(),
             };
             if let Some((lane, claim)) = claimed {
                 answered += 1;

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mm::{MapFlags, ProtFlags};
 use slotway::control::{Registration, RouteSpec, ToHub, ToWorker, WakeMode};
 use slotway::shm::arena::SlotMap;
-use slotway::shm::codec::{RESPONSE_PREFIX_LEN, decode_request, response_prefix};
+use slotway::shm::codec::{CodecError, RESPONSE_PREFIX_LEN, decode_request, response_prefix};
 use slotway::shm::descriptor::{Completion, Descriptor, END, Run, Submission, UNKNOWN_LENGTH};
 use slotway::shm::layout::{
     ABI_VERSION, Geometry, HEAD_OFFSET, Identity, MAGIC, RING_OFFSET, SLEEP_OFFSET, TAIL_OFFSET,
@@ -170,6 +170,9 @@ pub struct RawLane {
     pub head: u32,
     /// Completions published.
     pub tail: u32,
+    /// It has written what it likes, and may so have returned a frame that it still reads: the next head
+    /// may be written over it.
+    pub scribbled: bool,
     arena: SlotMap,
     /// Requests whose bodies are still arriving, by exchange.
     arriving: HashMap<u32, Claim>,
@@ -196,6 +199,7 @@ impl RawLane {
             geometry,
             head: 0,
             tail: 0,
+            scribbled: false,
             arriving: HashMap::new(),
             history: Vec::new(),
         })
@@ -249,7 +253,10 @@ impl RawLane {
         while let Some(d) = self.pop() {
             match Submission::from_u8(d.kind).expect("the hub sends what it documents") {
                 Submission::Request => {
-                    let claim = self.open(d);
+                    let claim = match self.open(d) {
+                        Err(_) if self.scribbled => continue,
+                        opened => opened.expect("the hub writes heads as documented"),
+                    };
                     if claim.descriptor.is_end() {
                         return Some(claim);
                     }
@@ -291,19 +298,19 @@ impl RawLane {
         None
     }
 
-    fn open(&self, d: Descriptor) -> Claim {
+    fn open(&self, d: Descriptor) -> Result<Claim, CodecError> {
         let at = self.slot_at(d.first);
         let head = self.request.read(at, d.head_len as usize);
-        let view = decode_request(&head).expect("the hub writes heads as documented");
+        let view = decode_request(&head)?;
         let target = String::from_utf8_lossy(view.target()).into_owned();
         let body = self
             .request
             .read(at + body_offset(d.head_len as usize), d.body_len as usize);
-        Claim {
+        Ok(Claim {
             descriptor: d,
             target,
             body,
-        }
+        })
     }
 
     /// Returns a request frame.
