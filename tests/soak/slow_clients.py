@@ -2,7 +2,8 @@
 """Good traffic beside slow clients: p99 of wrk with slowhttptest's slow heads, slow bodies and slow
 reads against a release hub, and without them. Prints a table; exits with 1 where p99 grows more than
 the goal allows. Needs slowhttptest and wrk (both Debian packages), and nothing but the standard
-library. Never signals a process it did not start.
+library. With --drip the slow clients are those of drip.py, which do the same and need no time to speak of.
+Never signals a process it did not start.
 
     cargo build --release && tests/soak/slow_clients.py
 """
@@ -121,11 +122,17 @@ def start_hub(binary, directory):
     sys.exit("the demo worker did not attach")
 
 
-def attack(kind, base, connections, seconds):
-    """Starts slowhttptest, and returns when its connections are there."""
-    verb = ["-t", "POST"] if "bodies" in kind else []
-    command = ["slowhttptest", *ATTACKS[kind], *verb, "-c", str(connections), "-r", str(connections)]
-    command += ["-l", str(seconds), "-p", "5", "-u", base + PATHS[kind]]
+def attack(kind, base, connections, seconds, drip):
+    """Starts the slow clients, and returns when their connections are there."""
+    if drip:
+        host, port = base.removeprefix("http://").rsplit(":", 1)
+        command = [sys.executable, os.path.join(os.path.dirname(__file__), "drip.py"), kind]
+        command += [str(connections), host, port, PATHS[kind]]
+    else:
+        verb = ["-t", "POST"] if "bodies" in kind else []
+        command = ["slowhttptest", *ATTACKS[kind], *verb]
+        command += ["-c", str(connections), "-r", str(connections)]
+        command += ["-l", str(seconds), "-p", "5", "-u", base + PATHS[kind]]
     # What these clients compute would be computed elsewhere: it takes what time the hub and wrk leave.
     process = subprocess.Popen(["chrt", "--idle", "0", *command], stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL)
@@ -146,6 +153,8 @@ def main():
     parser.add_argument("--only", choices=ATTACKS, help="one kind of slow client")
     parser.add_argument("--elsewhere", action="store_true",
                         help="send the slow clients to another hub: what their own processor time does")
+    parser.add_argument("--drip", action="store_true",
+                        help="slow clients that need no processor time to speak of, not slowhttptest")
     options = parser.parse_args()
     raise_nofile_limit()
     failed = False
@@ -160,6 +169,7 @@ def main():
             wrk(base + "/hello", 2, options.good)
             print(f"{options.slow} slow connections, {options.good} good ones on /hello; medians of "
                   f"{options.rounds} rounds of {options.seconds} s, with and without in turns"
+                  + ("; slow ones of drip.py" if options.drip else "")
                   + ("; the slow ones at another hub" if options.elsewhere else ""))
             print(f"{'':24}{'slow':>6}{'req/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'without':>9}"
                   f"{'ratio':>7}{'wrong':>7}{'hub MiB':>9}")
@@ -167,7 +177,8 @@ def main():
                 runs, alone, ratios, seen = [], [], [], []
                 for _ in range(options.rounds):
                     alone.append(wrk(base + "/hello", options.seconds, options.good))
-                    process, most = attack(kind, target, options.slow, options.seconds + 45)
+                    process, most = attack(kind, target, options.slow,
+                                           options.seconds + 45, options.drip)
                     try:
                         settle(pids)
                         runs.append(wrk(base + "/hello", options.seconds, options.good))
