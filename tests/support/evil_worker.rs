@@ -25,7 +25,7 @@ use super::raw_worker::{Claim, Mapped, RawWorker, breathe, descriptor_bytes};
 const SCRIBBLERS: u64 = 3;
 /// How long one attach goes on where the hub has no reason to end it.
 const LIFE: Duration = Duration::from_millis(60);
-/// Lanes the hub has let go of that are still written to.
+/// Attaches that have ended whose lanes are still written to.
 const GRAVES: usize = 4;
 
 /// What one attach is about.
@@ -192,6 +192,8 @@ fn live(
             };
             if let Some((lane, claim)) = claimed {
                 answered += 1;
+                // A shard learns of the end of one attach before it learns of the next.
+                graves.iter_mut().for_each(|g| g.lanes[lane].over = true);
                 if begun {
                     misbehave(worker, lane, claim, &mut held, mode, lie, random);
                 } else {
@@ -336,7 +338,8 @@ fn punch(fd: impl AsFd, len: usize, random: &mut Random) {
     let _ = fallocate(fd, holes, at * 4096, count * 4096);
 }
 
-/// Writes to lanes that the hub has let go of, rings their bells, and answers what is long over.
+/// Writes to lanes that the hub has let go of, rings their bells, and answers what is long over. Until the
+/// hub is known to have let go, an answer is as good as any other.
 fn haunt(graves: &mut [RawWorker], random: &mut Random) {
     if graves.is_empty() {
         return;
@@ -344,7 +347,11 @@ fn haunt(graves: &mut [RawWorker], random: &mut Random) {
     let index = random.below(graves.len() as u64) as usize;
     for lane in &mut graves[index].lanes {
         if let Some(claim) = lane.claim() {
-            lane.answer(&claim, 200, b"from the grave");
+            let said = match lane.over {
+                true => b"from the grave",
+                false => b"before the end",
+            };
+            lane.answer(&claim, 200, said);
         }
         let old = lane.history.last().copied().unwrap_or_default();
         lane.push(old);

@@ -173,6 +173,8 @@ pub struct RawLane {
     /// It has written what it likes, and may so have returned a frame that it still reads: the next head
     /// may be written over it.
     pub scribbled: bool,
+    /// The hub has let go of it, for certain.
+    pub over: bool,
     arena: SlotMap,
     /// Requests whose bodies are still arriving, by exchange.
     arriving: HashMap<u32, Claim>,
@@ -200,6 +202,7 @@ impl RawLane {
             head: 0,
             tail: 0,
             scribbled: false,
+            over: false,
             arriving: HashMap::new(),
             history: Vec::new(),
         })
