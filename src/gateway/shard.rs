@@ -377,9 +377,14 @@ impl Shard {
     }
 
     fn add_lane(self: &Rc<Self>, worker: usize, parts: LaneParts) {
-        let (lane, hub_bell, worker_bell) =
-            Lane::new(parts, self.clock.clone(), self.config.timeout_ms);
         let mut lanes = self.lanes.borrow_mut();
+        // Its events are not to overtake those of whom it replaces.
+        let namesake = lanes.iter().flatten();
+        let namesake = namesake.rev().find(|l| l.name() == &*parts.worker.name);
+        let handover = namesake.map(|l| l.handover().clone()).unwrap_or_default();
+        let timeout_ms = self.config.timeout_ms;
+        let (lane, hub_bell, worker_bell) =
+            Lane::new(parts, self.clock.clone(), timeout_ms, handover, worker);
         if lanes.len() <= worker {
             lanes.resize(worker + 1, None);
         }
@@ -389,8 +394,7 @@ impl Shard {
             let publish = || {
                 shard.streams.send(ToStreams::Events(LaneEvents {
                     shard: shard.index,
-                    index: worker,
-                    worker: lane.incarnation().clone(),
+                    worker: lane.incarnation().name.clone(),
                     handover: lane.handover().clone(),
                 }));
             };

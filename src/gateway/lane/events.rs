@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{EventFrame, EventOutcome, Lane, Violation};
-use crate::gateway::stream::handover::{CopiedFrame, Handover};
+use crate::gateway::stream::handover::{CopiedFrame, Handover, Progress};
 use crate::limits::{EVENT_BYTES_PER_TURN, MAX_EVENT_COPIES};
 
 /// What a copy of a frame takes beside its bytes, at most.
@@ -45,7 +45,7 @@ impl CopiesOut {
 }
 
 impl Lane {
-    /// Copies of events on their way to the streams thread.
+    /// Copies of events on their way to the streams thread, those of namesakes on this shard with them.
     pub fn handover(&self) -> &Arc<Handover> {
         &self.handover
     }
@@ -55,6 +55,9 @@ impl Lane {
     /// turn.
     pub(super) fn hand_events_over(&self) -> (bool, bool) {
         let mut core = self.core.borrow_mut();
+        if core.is_dead() {
+            return (false, false);
+        }
         let mut copied = Vec::new();
         let mut bytes_copied = 0;
         let mut has_more = false;
@@ -75,7 +78,12 @@ impl Lane {
                 .copy_response(frame.run, 0, frame.len, &mut bytes);
             bytes_copied += frame.len;
             self.copies_out.set(self.copies_out.get().with(&frame));
-            copied.push(CopiedFrame { frame, bytes });
+            copied.push(CopiedFrame {
+                origin: self.origin,
+                frame,
+                bytes,
+                progress: Progress::default(),
+            });
         }
         (!copied.is_empty() && self.handover.put(copied), has_more)
     }

@@ -37,7 +37,7 @@ use crate::control::WakeMode;
 use crate::gateway::clock::Clock;
 use crate::gateway::stats::LaneStats;
 use crate::gateway::stream::Incarnation;
-use crate::gateway::stream::handover::Handover;
+use crate::gateway::stream::handover::{Handover, Origin};
 use crate::shm::descriptor::{ABORT, Run};
 use crate::shm::layout::{Geometry, Phase};
 use crate::shm::region::{HubSide, LaneMemory, Slots};
@@ -91,19 +91,28 @@ pub struct Lane {
     receiving: Cell<u32>,
     /// Copies of events on their way to the streams thread,
     handover: Arc<Handover>,
+    /// what tells them from those of other lanes,
+    origin: Origin,
     /// and how much of them there is, in the thread's hands too.
     copies_out: Cell<CopiesOut>,
 }
 
 impl Lane {
-    /// A lane, and the eventfds for its [driver](Lane::drive): the hub's and the worker's.
+    /// A lane to the worker with this index, and the eventfds for its [driver](Lane::drive): the hub's and
+    /// the worker's. `handover` is that of the worker's namesake, where the shard has a lane to one.
     pub fn new(
         parts: LaneParts,
         clock: Rc<Clock>,
         timeout_ms: u64,
+        handover: Arc<Handover>,
+        index: usize,
     ) -> (Rc<Lane>, OwnedFd, OwnedFd) {
         let core = LaneCore::new(parts.memory.clone(), parts.stats.clone(), timeout_ms);
         let geometry = parts.memory.geometry();
+        let origin = Origin {
+            index,
+            attach: parts.worker.attach,
+        };
         let lane = Lane {
             worker: parts.worker,
             clock,
@@ -122,7 +131,8 @@ impl Lane {
             complaints: RefCell::default(),
             draining: Cell::new(false),
             receiving: Cell::new(0),
-            handover: Arc::default(),
+            handover,
+            origin,
             copies_out: Cell::default(),
             drain_by_ms: Cell::new(u64::MAX),
             timeout_ms,
@@ -232,7 +242,7 @@ impl Lane {
     pub fn die(&self) {
         self.core.borrow_mut().die();
         // Else who comes and goes could leave more behind than is worked off.
-        self.handover.void();
+        self.handover.forget(self.origin);
         self.wake_hungry();
         self.windows.wake_all();
         self.wake_driver();
@@ -508,7 +518,7 @@ mod tests {
             worker_doorbell: EventFd::new(true).unwrap().into(),
             wake: WakeMode::Futex,
         };
-        Lane::new(parts, Rc::new(Clock::new()), 1000).0
+        Lane::new(parts, Rc::new(Clock::new()), 1000, Arc::default(), 0).0
     }
 
     #[test]

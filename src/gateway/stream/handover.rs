@@ -1,39 +1,67 @@
-//! Copies of a lane's frames of events on their way from its shard to the streams thread. They are
-//! the lane's own: whoever ends it without an orderly end takes them back at once, so a worker that
-//! comes and goes leaves none behind, however busy the streams thread is.
+//! Copies of frames of events on their way from a shard to the streams thread. What the lanes of
+//! workers of one name have copied stands in one line, so that a worker's events do not overtake those of
+//! the namesake whose place it takes. A copy is its lane's own: where one ends without an orderly end, its
+//! copies are taken out at once, so a worker that comes and goes leaves none behind, however busy the
+//! streams thread is.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::gateway::lane::EventFrame;
+use crate::gateway::lane::{EventFrame, EventOutcome};
+
+/// A lane of a shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The worker's index.
+    pub index: usize,
+    /// Which of its attaches.
+    pub attach: u64,
+}
 
 /// A frame of events, and a copy of its bytes.
 #[derive(Debug)]
 pub struct CopiedFrame {
+    /// The lane it came out of.
+    pub origin: Origin,
     /// The frame, to be returned to the worker.
     pub frame: EventFrame,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// How far it was gone through.
+    pub progress: Progress,
 }
 
-/// The copies of one lane. The shard puts them in and sends the streams thread a message that releases
-/// them, so that no event is seen before what was sent to the thread before it. A lane has one such
-/// message under way: what is put in meanwhile waits for another, which the thread sends itself.
+/// How far a frame of events was gone through.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes that are done.
+    pub done: usize,
+    /// Records that were in them.
+    pub records: u64,
+    /// What has become of these.
+    pub outcome: EventOutcome,
+}
+
+/// The copies of one shard's lanes to workers of one name. The shard puts them in and sends the streams
+/// thread a message that releases them, so that no event is seen before what was sent to the thread before
+/// it. There is one such message under way: what is put in meanwhile waits for another, which the thread
+/// sends itself.
 #[derive(Debug, Default)]
 pub struct Handover(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
+    /// First those that are released, then those that are announced, then those that wait.
     frames: VecDeque<CopiedFrame>,
     /// How many of them may be taken.
     released: usize,
-    /// How many the message under way releases; 0 where there is none.
+    /// How many the message under way releases.
     announced: usize,
-    /// How many wait for the next.
-    waiting: usize,
-    /// Whether the streams thread has the lane among those it goes through.
+    is_under_way: bool,
+    /// Whether the streams thread has this among what it goes through.
     is_listed: bool,
-    is_void: bool,
+    /// Whose frame was taken last, unless that lane has ended since.
+    taken: Option<Origin>,
 }
 
 /// What releasing frames has come to.
@@ -45,28 +73,16 @@ pub struct Released {
     pub again: bool,
 }
 
-/// What there is to be taken.
-#[derive(Debug)]
-pub enum Next {
-    /// A frame.
-    Frame(CopiedFrame),
-    /// Nothing; the lane is not listed any more.
-    Nothing,
-    /// Nothing, and nothing will come.
-    Void,
-}
-
 impl Handover {
     /// Adds frames. Returns whether a message that [releases](Handover::release) them is to be sent.
     pub fn put(&self, frames: Vec<CopiedFrame>) -> bool {
         let mut state = self.state();
-        if state.is_void || frames.is_empty() {
+        if frames.is_empty() {
             return false;
         }
         let count = frames.len();
         state.frames.extend(frames);
-        if state.announced > 0 {
-            state.waiting += count;
+        if std::mem::replace(&mut state.is_under_way, true) {
             return false;
         }
         state.announced = count;
@@ -76,56 +92,75 @@ impl Handover {
     /// The message has come: what it stands for may be taken.
     pub fn release(&self) -> Released {
         let mut state = self.state();
-        if state.is_void {
-            return Released {
-                lists: false,
-                again: false,
-            };
-        }
         state.released += state.announced;
-        state.announced = std::mem::take(&mut state.waiting);
+        state.announced = state.frames.len() - state.released;
+        state.is_under_way = state.announced > 0;
         Released {
-            lists: !std::mem::replace(&mut state.is_listed, true),
-            again: state.announced > 0,
+            lists: state.released > 0 && !std::mem::replace(&mut state.is_listed, true),
+            again: state.is_under_way,
         }
     }
 
-    /// The next frame that may be taken.
-    pub fn take(&self) -> Next {
+    /// The next frame that may be taken. `None`: there is nothing, and this is not listed any more.
+    pub fn take(&self) -> Option<CopiedFrame> {
         let mut state = self.state();
-        if state.is_void {
-            return Next::Void;
+        if state.released == 0 {
+            state.is_listed = false;
+            return None;
         }
-        if state.released > 0
-            && let Some(frame) = state.frames.pop_front()
-        {
-            state.released -= 1;
-            return Next::Frame(frame);
-        }
-        state.is_listed = false;
-        Next::Nothing
+        state.released -= 1;
+        let frame = state.frames.pop_front();
+        state.taken = frame.as_ref().map(|frame| frame.origin);
+        frame
     }
 
-    /// Puts a frame back that is to be taken again.
+    /// Puts the frame back that was taken last, to be taken again.
     pub fn put_back(&self, frame: CopiedFrame) {
         let mut state = self.state();
-        if !state.is_void {
+        if state.taken.take() == Some(frame.origin) {
             state.frames.push_front(frame);
             state.released += 1;
         }
     }
 
-    /// Whether nothing will come any more.
-    pub fn is_void(&self) -> bool {
-        self.state().is_void
+    /// The lane whose frame is to be taken next.
+    pub fn next_is_of(&self) -> Option<Origin> {
+        let state = self.state();
+        let next = state.frames.front().filter(|_| state.released > 0);
+        next.map(|frame| frame.origin)
     }
 
-    /// The lane has ended: what was not taken is forgotten.
-    pub fn void(&self) {
+    /// Where nothing is to be taken, this is not listed any more. Returns whether that is so.
+    pub fn delist_if_empty(&self) -> bool {
+        let mut state = self.state();
+        if state.released == 0 {
+            state.is_listed = false;
+        }
+        !state.is_listed
+    }
+
+    /// A lane has ended: what was not taken of it is forgotten.
+    pub fn forget(&self, origin: Origin) {
         let forgotten = {
-            let mut state = self.state();
-            state.is_void = true;
-            std::mem::take(&mut state.frames)
+            let mut guard = self.state();
+            let state = &mut *guard;
+            let announced = state.released..state.released + state.announced;
+            let (mut forgotten, mut kept) = (Vec::new(), VecDeque::new());
+            for (place, frame) in std::mem::take(&mut state.frames).into_iter().enumerate() {
+                if frame.origin != origin {
+                    kept.push_back(frame);
+                    continue;
+                }
+                forgotten.push(frame);
+                if place < announced.start {
+                    state.released -= 1;
+                } else if place < announced.end {
+                    state.announced -= 1;
+                }
+            }
+            state.frames = kept;
+            state.taken = state.taken.filter(|taken| *taken != origin);
+            forgotten
         };
         // Behind the lock: nobody is to wait for it.
         drop(forgotten);
@@ -146,60 +181,99 @@ mod tests {
         again: false,
     };
 
-    fn frame(first: u32) -> CopiedFrame {
+    const OLD: Origin = Origin {
+        index: 0,
+        attach: 1,
+    };
+    const NEW: Origin = Origin {
+        index: 1,
+        attach: 2,
+    };
+
+    fn frame(origin: Origin, first: u32) -> CopiedFrame {
         CopiedFrame {
+            origin,
             frame: EventFrame {
                 run: Run { first, slots: 1 },
                 len: 0,
                 records: 1,
             },
             bytes: Vec::new(),
+            progress: Progress::default(),
         }
     }
 
     fn take(handover: &Handover) -> Option<u32> {
-        match handover.take() {
-            Next::Frame(copied) => Some(copied.frame.run.first),
-            Next::Nothing | Next::Void => None,
-        }
+        handover.take().map(|copied| copied.frame.run.first)
     }
 
     #[test]
     fn frames_are_taken_in_order_and_not_before_they_are_released() {
         let handover = Handover::default();
-        assert!(handover.put(vec![frame(1), frame(2)]));
-        assert!(!handover.put(vec![frame(3)]), "a message is under way");
+        assert!(handover.put(vec![frame(OLD, 1), frame(OLD, 2)]));
+        assert!(!handover.put(vec![frame(OLD, 3)]), "a message is under way");
         assert_eq!(take(&handover), None);
         let (lists, again) = (true, true);
         assert_eq!(handover.release(), Released { lists, again });
+        assert_eq!(handover.next_is_of(), Some(OLD));
         assert_eq!(take(&handover), Some(1));
-        handover.put_back(frame(1));
+        handover.put_back(frame(OLD, 1));
         assert_eq!(
             [(); 3].map(|()| take(&handover)),
             [Some(1), Some(2), None],
             "the third came behind the first message"
         );
-        assert!(!handover.put(vec![frame(4)]), "the second is under way");
+        assert_eq!(handover.next_is_of(), None);
+        assert!(
+            !handover.put(vec![frame(OLD, 4)]),
+            "the second is under way"
+        );
         let (lists, again) = (true, true);
         assert_eq!(handover.release(), Released { lists, again });
-        assert_eq!(handover.release(), NOTHING);
+        assert!(!handover.delist_if_empty());
+        assert_eq!(handover.release(), NOTHING, "it is listed");
         assert_eq!([(); 3].map(|()| take(&handover)), [Some(3), Some(4), None]);
-        assert!(handover.put(vec![frame(5)]));
+        assert!(handover.put(vec![frame(OLD, 5)]));
     }
 
     #[test]
-    fn an_ended_lane_keeps_nothing() {
+    fn who_takes_a_workers_place_does_not_overtake_it() {
         let handover = Handover::default();
-        assert!(handover.put(vec![frame(1), frame(2)]));
+        assert!(handover.put(vec![frame(OLD, 1)]));
+        // What comes while that is announced waits for the next message, whoever it is from.
+        assert!(!handover.put(vec![frame(OLD, 2), frame(OLD, 3)]));
+        assert!(!handover.put(vec![frame(NEW, 1)]));
+        assert!(!handover.put(vec![frame(OLD, 4)]));
+        assert!(handover.release().again);
+        assert!(!handover.release().again);
+        let taken = std::iter::from_fn(|| handover.take());
+        let taken = taken.map(|copied| (copied.origin, copied.frame.run.first));
+        assert!(taken.eq([(OLD, 1), (OLD, 2), (OLD, 3), (NEW, 1), (OLD, 4)]));
+    }
+
+    #[test]
+    fn an_ended_lane_keeps_nothing_and_takes_nothing_of_others_along() {
+        let handover = Handover::default();
+        assert!(handover.put(vec![frame(OLD, 1), frame(NEW, 1), frame(OLD, 2)]));
         assert!(handover.release().lists);
-        let Next::Frame(under_way) = handover.take() else {
-            panic!("two were put in");
-        };
-        handover.void();
+        assert!(handover.put(vec![frame(OLD, 3), frame(NEW, 2)]));
+        assert!(!handover.put(vec![frame(NEW, 3), frame(OLD, 4), frame(NEW, 4)]));
+        let under_way = handover.take().expect("it was released");
+        handover.forget(OLD);
         handover.put_back(under_way);
-        assert!(!handover.put(vec![frame(3)]));
-        assert_eq!(handover.release(), NOTHING);
+        assert_eq!([(); 2].map(|()| take(&handover)), [Some(1), None]);
+        let (lists, again) = (true, true);
+        assert_eq!(handover.release(), Released { lists, again });
+        assert_eq!([(); 2].map(|()| take(&handover)), [Some(2), None]);
+        let again = false;
+        assert_eq!(handover.release(), Released { lists, again });
+        handover.forget(NEW);
         assert!(handover.state().frames.is_empty());
-        assert!(matches!(handover.take(), Next::Void));
+        assert!(handover.delist_if_empty());
+        assert_eq!(handover.release(), NOTHING);
+        assert!(handover.put(vec![frame(NEW, 5)]), "nothing is under way");
+        handover.forget(NEW);
+        assert_eq!(handover.release(), NOTHING);
+        assert_eq!(take(&handover), None);
     }
 }

@@ -258,15 +258,13 @@ pub enum Inheritance {
     Unanswered,
 }
 
-/// Frames of events out of one lane, still to be returned to it.
+/// Frames of events out of a shard's lanes to workers of one name, still to be returned to them.
 #[derive(Clone)]
 pub struct LaneEvents {
-    /// The shard of the lane.
+    /// The shard of the lanes.
     pub shard: usize,
-    /// The worker's index.
-    pub index: usize,
-    /// The worker.
-    pub worker: Incarnation,
+    /// The workers' name.
+    pub worker: Arc<str>,
     /// Where they are.
     pub handover: Arc<Handover>,
 }

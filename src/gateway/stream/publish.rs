@@ -8,7 +8,7 @@ use crate::control::StreamOptions;
 use crate::gateway::Routes;
 use crate::gateway::lane::{EventFrame, EventOutcome};
 use crate::gateway::stream::fanout::{Fanout, Group};
-use crate::gateway::stream::handover::{CopiedFrame, Next};
+use crate::gateway::stream::handover::{CopiedFrame, Origin};
 use crate::gateway::stream::paths::Audience;
 use crate::gateway::stream::subscriber::{Feed, Mark};
 use crate::gateway::stream::{
@@ -21,19 +21,14 @@ use crate::shm::descriptor::{CLOSING, NO_CONNECTION, REFUSED};
 use crate::shm::events::{EventRecord, EventRecords, EventTarget, encoded_event_len};
 use crate::sse::{Event, Frame};
 
-/// Frames out of one lane, and how far they were gone through.
+/// Frames of events that are gone through.
 pub struct Intake {
     /// Where they come from.
     pub events: LaneEvents,
-    /// The frame that is gone through, while it is the lane's turn.
+    /// The frame that is gone through, while it is its turn.
     frame: Option<CopiedFrame>,
-    /// Bytes of the first frame that are done.
-    done: usize,
-    /// Records that were in them.
-    records: u64,
-    outcome: EventOutcome,
-    /// Who the next event is for, where it has to wait.
-    waits_for: Option<Address>,
+    /// Who the next event is for, where it has to wait, and the lane it is of.
+    waits_for: Option<(Origin, Address)>,
 }
 
 /// What a step through an [`Intake`] has brought.
@@ -43,11 +38,11 @@ pub enum Step {
     /// The next event is for a subscriber that has no room for it now, and soon will.
     Wait,
     /// A frame is done, and goes back.
-    Frame(EventFrame, EventOutcome),
+    Frame(Origin, EventFrame, EventOutcome),
     /// There is nothing left.
     Empty,
     /// The worker wrote what are no records, or not as many as it said.
-    Nonsense,
+    Nonsense(Origin),
 }
 
 /// Who an event is for, as it is found here.
@@ -65,19 +60,11 @@ impl Intake {
         Intake {
             events,
             frame: None,
-            done: 0,
-            records: 0,
-            outcome: EventOutcome::default(),
             waits_for: None,
         }
     }
 
-    /// Whether the lane has ended, and its events are forgotten.
-    pub fn is_void(&self) -> bool {
-        self.events.handover.is_void()
-    }
-
-    /// Gives the frame that is not done back, so that the lane can take it away if it ends.
+    /// Gives the frame that is not done back, so that its lane can take it away if it ends.
     pub fn pause(&mut self) {
         if let Some(frame) = self.frame.take() {
             self.events.handover.put_back(frame);
@@ -111,54 +98,54 @@ impl Fanout {
         }
     }
 
-    /// Takes the next event out of a lane's frames.
+    /// Takes the next event out of the frames.
     pub fn step(&mut self, intake: &mut Intake) -> Step {
-        let copied = match intake.frame.take() {
-            Some(copied) => copied,
-            None => match intake.events.handover.take() {
-                Next::Frame(copied) => copied,
-                Next::Nothing | Next::Void => return Step::Empty,
-            },
+        let taken = intake.frame.take();
+        let Some(mut copied) = taken.or_else(|| intake.events.handover.take()) else {
+            return Step::Empty;
         };
-        let CopiedFrame { frame, bytes } = &copied;
-        let record = match EventRecords::new(&bytes[intake.done..]).next() {
-            None => {
-                let (frame, outcome) = (*frame, std::mem::take(&mut intake.outcome));
-                intake.done = 0;
-                if std::mem::take(&mut intake.records) != frame.records {
-                    return Step::Nonsense;
-                }
-                return Step::Frame(frame, outcome);
+        let CopiedFrame {
+            origin,
+            frame,
+            bytes,
+            progress,
+        } = &mut copied;
+        let record = match EventRecords::new(&bytes[progress.done..]).next() {
+            None if progress.records == frame.records => {
+                return Step::Frame(*origin, *frame, std::mem::take(&mut progress.outcome));
             }
-            Some(Err(_)) => return Step::Nonsense,
+            None | Some(Err(_)) => return Step::Nonsense(*origin),
             Some(Ok(record)) => record,
         };
         let address = match intake.waits_for.take() {
-            Some(address) => Some(address),
-            None => self.address(record.target),
+            Some((of, address)) if of == *origin => Some(address),
+            _ => self.address(record.target),
         };
         if let Some(address) = &address
-            && self.has_to_wait(address, &intake.events.worker.name)
+            && self.has_to_wait(address, &intake.events.worker)
         {
-            intake.waits_for = Some(address.clone());
+            intake.waits_for = Some((*origin, address.clone()));
             intake.frame = Some(copied);
             return Step::Wait;
         }
         let len = encoded_event_len(&record);
-        intake.done += len;
-        intake.records += 1;
-        let source = intake.events.worker.name.clone();
+        progress.done += len;
+        progress.records += 1;
+        let source = intake.events.worker.clone();
         let published = address.and_then(|address| self.publish_record(&source, address, &record));
-        intake.outcome.add(published);
+        progress.outcome.add(published);
         intake.frame = Some(copied);
         Step::Published(len)
     }
 
-    /// Whether the next event of a lane has to wait.
+    /// Whether the next event has to wait.
     pub fn still_waits(&self, intake: &Intake) -> bool {
-        let address = intake.waits_for.as_ref();
-        let sender = &intake.events.worker.name;
-        address.is_some_and(|address| self.has_to_wait(address, sender)) && !intake.is_void()
+        let LaneEvents {
+            worker, handover, ..
+        } = &intake.events;
+        intake.waits_for.as_ref().is_some_and(|(of, address)| {
+            self.has_to_wait(address, worker) && handover.next_is_of() == Some(*of)
+        })
     }
 
     /// Who the event of a record is for. `None` where a text is no UTF-8.
@@ -361,8 +348,8 @@ mod tests {
 
     use super::*;
     use crate::gateway::mailbox::mailbox;
-    use crate::gateway::stream::handover::Handover;
-    use crate::gateway::stream::{Incarnation, StreamConfig, Streams};
+    use crate::gateway::stream::handover::{Handover, Progress};
+    use crate::gateway::stream::{StreamConfig, Streams};
     use crate::shm::descriptor::Run;
     use crate::shm::events::encode_event;
     use crate::sse::SlowPolicy;
@@ -398,15 +385,20 @@ mod tests {
             records: 1,
         };
         let handover = Arc::new(Handover::default());
-        assert!(handover.put(vec![CopiedFrame { frame, bytes }]));
+        let origin = Origin {
+            index: 0,
+            attach: 1,
+        };
+        assert!(handover.put(vec![CopiedFrame {
+            origin,
+            frame,
+            bytes,
+            progress: Progress::default(),
+        }]));
         assert!(handover.release().lists);
         Intake::new(LaneEvents {
             shard: 0,
-            index: 0,
-            worker: Incarnation {
-                name: "w".into(),
-                attach: 1,
-            },
+            worker: "w".into(),
             handover,
         })
     }
@@ -422,7 +414,7 @@ mod tests {
         ] {
             let mut intake = unchecked(&data);
             assert!(matches!(fanout.step(&mut intake), Step::Published(_)));
-            let Step::Frame(_, outcome) = fanout.step(&mut intake) else {
+            let Step::Frame(_, _, outcome) = fanout.step(&mut intake) else {
                 panic!("the frame goes back");
             };
             assert_eq!(outcome.flags, flags, "{} bytes", data.len());

@@ -1,25 +1,27 @@
-//! Whose events are gone through next: the lanes that have some take turns of a few events each, and
+//! Whose events are gone through next: the workers that have some take turns of a few events each, and
 //! after each turn messages are due, so that no worker keeps the thread from the others or from
-//! whoever publishes over HTTP. The events of one lane keep their order.
+//! whoever publishes over HTTP. The events of one worker keep their order, and come behind those of the
+//! namesake before it.
 
 use std::collections::VecDeque;
 
 use crate::gateway::shard::Command;
 use crate::gateway::stream::LaneEvents;
 use crate::gateway::stream::fanout::Fanout;
+use crate::gateway::stream::handover::Origin;
 use crate::gateway::stream::publish::{Intake, Step};
 
-/// Events of one lane in a turn,
+/// Events of one worker in a turn,
 const EVENTS_PER_TURN: usize = 16;
 /// and bytes of records after which no further one is begun.
 const BYTES_PER_TURN: usize = 32 * 1024;
 /// Messages that are due after a turn. Most take much less time than an event.
 const MESSAGES_PER_TURN: usize = 256;
 
-/// The lanes that have events.
+/// The workers that have events.
 #[derive(Default)]
 pub struct Turns {
-    /// The lane whose turn it is.
+    /// Whose turn it is.
     current: Option<Intake>,
     /// What it has had of its turn.
     events: usize,
@@ -32,18 +34,18 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// A lane has events. Its turn comes before further messages, unless others are before it.
+    /// A worker has events. Its turn comes before further messages, unless others are before it.
     pub fn list(&mut self, events: LaneEvents) {
         self.line.push_back(Intake::new(events));
         self.messages_due = 0;
     }
 
-    /// Whether a lane's turn is under way.
+    /// Whether a turn is under way.
     pub fn has_turn(&self) -> bool {
         self.current.is_some()
     }
 
-    /// Whether messages come before the next lane's turn.
+    /// Whether messages come before the next turn.
     pub fn are_messages_due(&self) -> bool {
         self.messages_due > 0
     }
@@ -56,16 +58,16 @@ impl Turns {
         };
     }
 
-    /// Whether a lane waits for a subscriber.
+    /// Whether a worker waits for a subscriber.
     pub fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }
 
-    /// Begins the next lane's turn, if there is one.
+    /// Begins the next turn, if there is one.
     pub fn begin(&mut self) -> bool {
         while let Some(next) = self.line.pop_front() {
             // Those of lanes that have ended cost nobody a turn.
-            if !next.is_void() {
+            if !next.events.handover.delist_if_empty() {
                 (self.events, self.bytes) = (0, 0);
                 self.current = Some(next);
                 return true;
@@ -74,7 +76,7 @@ impl Turns {
         false
     }
 
-    /// Has the lanes line up again whose next event need not wait any more.
+    /// Has those line up again whose next event need not wait any more.
     pub fn unpark(&mut self, fanout: &Fanout) {
         let mut at = 0;
         while let Some(parked) = self.parked.get(at) {
@@ -91,7 +93,6 @@ impl Turns {
         let Some(mut intake) = self.current.take() else {
             return false;
         };
-        let (index, attach) = (intake.events.index, intake.events.worker.attach);
         let shard = intake.events.shard;
         let step = fanout.step(&mut intake);
         match step {
@@ -109,12 +110,17 @@ impl Turns {
                 intake.pause();
                 self.parked.push(intake);
             }
-            Step::Frame(frame, outcome) => {
+            Step::Frame(Origin { index, attach }, frame, outcome) => {
                 fanout.shards[shard].send(Command::EventsTaken(index, attach, frame, outcome));
                 self.current = Some(intake);
             }
             Step::Empty => {}
-            Step::Nonsense => fanout.shards[shard].send(Command::BadEvents(index, attach)),
+            Step::Nonsense(origin) => {
+                intake.events.handover.forget(origin);
+                let Origin { index, attach } = origin;
+                fanout.shards[shard].send(Command::BadEvents(index, attach));
+                self.current = Some(intake);
+            }
         }
         if self.current.is_none() {
             self.messages_due = MESSAGES_PER_TURN;
@@ -130,8 +136,8 @@ mod tests {
     use super::*;
     use crate::gateway::lane::EventFrame;
     use crate::gateway::mailbox::{Mailbox, mailbox};
-    use crate::gateway::stream::handover::{CopiedFrame, Handover};
-    use crate::gateway::stream::{Incarnation, StreamConfig, Streams};
+    use crate::gateway::stream::handover::{CopiedFrame, Handover, Progress};
+    use crate::gateway::stream::{StreamConfig, Streams};
     use crate::shm::descriptor::Run;
     use crate::shm::events::{EventRecord, EventTarget, encode_event, encoded_event_len};
     use crate::sse::SlowPolicy;
@@ -152,6 +158,10 @@ mod tests {
         (Fanout::new(streams, config, vec![to_shard], 0), shard)
     }
 
+    fn origin(index: usize) -> Origin {
+        Origin { index, attach: 1 }
+    }
+
     /// A lane with frames of so many events of so many bytes.
     fn lane(index: usize, frames: usize, events: usize, size: usize) -> LaneEvents {
         let data = vec![b'x'; size];
@@ -166,6 +176,8 @@ mod tests {
         encode_event(&mut bytes, &record).unwrap();
         let bytes = bytes.repeat(events);
         let frame = |first| CopiedFrame {
+            origin: origin(index),
+            progress: Progress::default(),
             frame: EventFrame {
                 run: Run { first, slots: 1 },
                 len: bytes.len(),
@@ -178,11 +190,7 @@ mod tests {
         assert!(handover.release().lists);
         LaneEvents {
             shard: 0,
-            index,
-            worker: Incarnation {
-                name: "w".into(),
-                attach: 1,
-            },
+            worker: "w".into(),
             handover,
         }
     }
@@ -191,7 +199,8 @@ mod tests {
     fn turns(turns: &mut Turns, fanout: &mut Fanout) -> Vec<(usize, usize)> {
         let mut had = Vec::new();
         while turns.begin() {
-            let index = turns.current.as_ref().unwrap().events.index;
+            let index = turns.current.as_ref().unwrap().events.handover.next_is_of();
+            let index = index.expect("it has some").index;
             let mut events = 0;
             while turns.has_turn() {
                 events += usize::from(turns.step(fanout));
@@ -237,7 +246,7 @@ mod tests {
         while rota.has_turn() {
             rota.step(&mut fanout);
         }
-        ended.handover.void();
+        ended.handover.forget(origin(0));
         assert_eq!(turns(&mut rota, &mut fanout), [(1, 1)]);
         assert_eq!(shard.take().len(), 1);
     }
