@@ -10,6 +10,7 @@ use crate::limits::{EVENT_BYTES_PER_TURN, MAX_EVENT_COPIES};
 
 /// What a copy of a frame takes beside its bytes, at most.
 const COPY_COST: usize = 128;
+const _: () = assert!(size_of::<CopiedFrame>() <= COPY_COST);
 
 /// Copies that have not come back.
 #[derive(Clone, Copy, Debug, Default)]

@@ -62,6 +62,8 @@ struct State {
     is_listed: bool,
     /// Whose frame was taken last, unless that lane has ended since.
     taken: Option<Origin>,
+    /// Lanes that are about to be ended: nothing more is taken from them.
+    refused: Vec<Origin>,
 }
 
 /// What releasing frames has come to.
@@ -75,8 +77,11 @@ pub struct Released {
 
 impl Handover {
     /// Adds frames. Returns whether a message that [releases](Handover::release) them is to be sent.
-    pub fn put(&self, frames: Vec<CopiedFrame>) -> bool {
+    pub fn put(&self, mut frames: Vec<CopiedFrame>) -> bool {
         let mut state = self.state();
+        if !state.refused.is_empty() {
+            frames.retain(|frame| !state.refused.contains(&frame.origin));
+        }
         if frames.is_empty() {
             return false;
         }
@@ -139,11 +144,26 @@ impl Handover {
         !state.is_listed
     }
 
-    /// A lane has ended: what was not taken of it is forgotten.
+    /// The lane whose frame was taken last has sent what are no events, and will be ended for it: nothing of
+    /// it is taken any more.
+    pub fn refuse(&self, origin: Origin) {
+        self.take_out(origin, true);
+    }
+
+    /// A lane has ended, and puts nothing in any more: what was not taken of it is forgotten.
     pub fn forget(&self, origin: Origin) {
+        self.take_out(origin, false);
+    }
+
+    fn take_out(&self, origin: Origin, refuses: bool) {
         let forgotten = {
             let mut guard = self.state();
             let state = &mut *guard;
+            state.refused.retain(|refused| *refused != origin);
+            // Where the lane has ended meanwhile, nobody would take it from the list again.
+            if refuses && state.taken == Some(origin) {
+                state.refused.push(origin);
+            }
             let announced = state.released..state.released + state.announced;
             let (mut forgotten, mut kept) = (Vec::new(), VecDeque::new());
             for (place, frame) in std::mem::take(&mut state.frames).into_iter().enumerate() {
@@ -275,5 +295,25 @@ mod tests {
         handover.forget(NEW);
         assert_eq!(handover.release(), NOTHING);
         assert_eq!(take(&handover), None);
+    }
+
+    #[test]
+    fn nothing_more_comes_of_a_lane_that_is_refused() {
+        let handover = Handover::default();
+        assert!(handover.put(vec![frame(OLD, 1), frame(NEW, 1), frame(OLD, 2)]));
+        assert!(handover.release().lists);
+        assert_eq!(take(&handover), Some(1));
+        handover.refuse(OLD);
+        assert!(!handover.put(vec![frame(OLD, 3)]));
+        assert!(handover.put(vec![frame(NEW, 2)]));
+        handover.release();
+        let left = std::iter::from_fn(|| handover.take());
+        assert!(
+            left.map(|f| (f.origin, f.frame.run.first))
+                .eq([(NEW, 1), (NEW, 2)])
+        );
+        handover.forget(OLD);
+        handover.refuse(OLD);
+        assert!(handover.state().refused.is_empty(), "it is no more");
     }
 }

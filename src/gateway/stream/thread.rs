@@ -254,7 +254,11 @@ impl Thread {
                 self.obey(message);
             } else if self.turns.begin() {
             } else if self.stop_by_ms.is_some() && !self.stopping && !self.turns.has_parked() {
-                self.stop();
+                // Its bell was looked at before the thread sent itself what waited to be released.
+                self.inbox.extend(self.messages.take());
+                if self.inbox.is_empty() {
+                    self.stop();
+                }
             } else {
                 return any;
             }

@@ -116,7 +116,7 @@ impl Turns {
             }
             Step::Empty => {}
             Step::Nonsense(origin) => {
-                intake.events.handover.forget(origin);
+                intake.events.handover.refuse(origin);
                 let Origin { index, attach } = origin;
                 fanout.shards[shard].send(Command::BadEvents(index, attach));
                 self.current = Some(intake);
