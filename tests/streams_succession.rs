@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::ops::Range;
+
 use support::Hub;
 use support::ptrace::{Tracee, thread_named};
 use support::push_worker::{self, Pushed};
@@ -24,6 +26,20 @@ fn push(hub: &Hub, number: u32) {
     pushed.push(hub);
 }
 
+/// A client of the path who has heard the first event.
+fn listen(hub: &Hub) -> Sse {
+    let mut stream = Sse::open(hub, "/live/order");
+    push(hub, 1);
+    assert_heard(&mut stream, 1..2);
+    stream
+}
+
+fn assert_heard(stream: &mut Sse, numbers: Range<u32>) {
+    for number in numbers {
+        assert_eq!(stream.next().data, number.to_string());
+    }
+}
+
 /// The thread that has the streams gets no processor until this is dropped, as on a machine with too much
 /// to do.
 fn starve(hub: &Hub) -> Tracee {
@@ -35,34 +51,26 @@ fn starve(hub: &Hub) -> Tracee {
 fn events_of_a_successor_do_not_overtake_those_of_its_predecessor() {
     let hub = Hub::start();
     let _predecessor = push_worker::start(&hub);
-    let mut stream = Sse::open(&hub, "/live/order");
-    push(&hub, 1);
-    assert_eq!(stream.next().data, "1");
+    let mut stream = listen(&hub);
     let starved = starve(&hub);
     // The first is announced to the thread, what follows waits to be.
     (2..5).for_each(|number| push(&hub, number));
     let _successor = push_worker::start(&hub);
     push(&hub, 5);
     drop(starved);
-    for number in 2..6 {
-        assert_eq!(stream.next().data, number.to_string());
-    }
+    assert_heard(&mut stream, 2..6);
 }
 
 #[test]
 fn what_waits_to_be_announced_is_still_sent_when_the_hub_stops() {
     let mut hub = Hub::start();
     let _worker = push_worker::start(&hub);
-    let mut stream = Sse::open(&hub, "/live/order");
-    push(&hub, 1);
-    assert_eq!(stream.next().data, "1");
+    let mut stream = listen(&hub);
     let starved = starve(&hub);
     (2..5).for_each(|number| push(&hub, number));
     hub.process.signal("TERM");
     support::wait_until("it is told", || hub.process.stderr.contains("stopping"));
     drop(starved);
-    for number in 2..5 {
-        assert_eq!(stream.next().data, number.to_string());
-    }
+    assert_heard(&mut stream, 2..5);
     assert_eq!(hub.process.wait().code(), Some(0));
 }

@@ -69,7 +69,7 @@ struct State {
 /// What releasing frames has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Released {
-    /// The lane is to be listed.
+    /// This is to be listed among what the thread goes through.
     pub lists: bool,
     /// Another message is to be sent.
     pub again: bool,
