@@ -129,6 +129,10 @@ pub const SPARE_DESCRIPTORS_PART: u64 = 8;
 pub const MIN_SPARE_DESCRIPTORS: u64 = 32;
 /// and at most so many: four for each of the most workers.
 pub const MAX_SPARE_DESCRIPTORS: u64 = 4096;
+/// Bytes of an answer that the kernel keeps for a TCP client beyond what it can send to it now. Two
+/// frames: while one of them is on its way the next comes. By itself the kernel takes some MiB at full
+/// speed, where the path is fast, for every client that does not read.
+pub const MAX_UNSENT: u32 = 2 * MAX_STREAM_FRAME as u32;
 /// Connections that may wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a starting hub tries for an address that is in use.
@@ -163,8 +167,9 @@ pub const BRISK_MS: u64 = 1_000;
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Time a client may keep a request or an answer waiting while others wait for what it holds.
 pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
-/// The same while next to no exchange of the worker is left, so that nobody else could be served.
-pub const FULL_TIMEOUT_MS: u64 = 1_000;
+/// The same for those who do so for longest, while next to no exchange of the worker is left, so that
+/// nobody else could be served.
+pub const FULL_TIMEOUT_MS: u64 = 500;
 /// Time clients have for what they still hold of a lane whose worker is gone.
 pub const REMAINS_MS: u64 = 5_000;
 /// Most bytes of the lanes of one shard whose workers are gone and of which clients still hold something,

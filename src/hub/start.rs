@@ -30,7 +30,7 @@ use crate::hub::probation::Probation;
 use crate::hub::registry::Registry;
 use crate::hub::state::HubState;
 use crate::hub::supervisor::{Supervisor, SupervisorParts};
-use crate::limits::{BIND_AGAIN_MS, BIND_PATIENCE_MS, DRAIN_GRACE_MS, LISTEN_BACKLOG};
+use crate::limits::{BIND_AGAIN_MS, BIND_PATIENCE_MS, DRAIN_GRACE_MS, LISTEN_BACKLOG, MAX_UNSENT};
 use crate::sys::clock::monotonic_ms;
 use crate::sys::fault_guard;
 use crate::sys::listen::{local_addr, tcp_listener, unix_listener};
@@ -395,7 +395,7 @@ fn spawn<T: Send + 'static>(
 fn listen_tcp(address: SocketAddr, shared: bool) -> Result<OwnedFd, StartError> {
     let deadline_ms = monotonic_ms() + BIND_PATIENCE_MS;
     loop {
-        match tcp_listener(address, shared, LISTEN_BACKLOG) {
+        match tcp_listener(address, shared, LISTEN_BACKLOG, MAX_UNSENT) {
             // The listeners of a hub that was killed live on in its ring, which the kernel takes down
             // a moment after the process.
             Err(error)

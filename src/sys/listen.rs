@@ -14,20 +14,27 @@ use rustix::net::{
     AddressFamily, RecvFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, acceptfrom_with,
     bind, connect, getsockname, listen, recv, shutdown, socket_with, sockopt,
 };
+use socket2::SockRef;
 
 /// How long [`unix_listener`] waits for another process that is starting in the same directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A non-blocking, close-on-exec TCP listener with `SO_REUSEADDR`.
+/// A non-blocking, close-on-exec TCP listener with `SO_REUSEADDR`. Of what is written to a connection
+/// that comes from it, the kernel keeps at most about `unsent` bytes beyond what the peer's window and
+/// the state of the network let it send (`TCP_NOTSENT_LOWAT`).
 ///
 /// With `reuse_port`, several sockets (of the same user) may listen on the address and the kernel
 /// spreads the connections among them; every one of them must ask for it.
 ///
 /// # Errors
 /// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied`…, naming the address and what to do.
-pub fn tcp_listener(address: SocketAddr, reuse_port: bool, backlog: i32) -> io::Result<OwnedFd> {
-    bind_tcp(address, reuse_port, backlog).map_err(|error| {
-        let error = io::Error::from(error);
+pub fn tcp_listener(
+    address: SocketAddr,
+    reuse_port: bool,
+    backlog: i32,
+    unsent: u32,
+) -> io::Result<OwnedFd> {
+    bind_tcp(address, reuse_port, backlog, unsent).map_err(|error| {
         let advice = match error.kind() {
             io::ErrorKind::AddrInUse => {
                 ": another process listens there; stop it or choose another port"
@@ -47,7 +54,12 @@ pub fn tcp_listener(address: SocketAddr, reuse_port: bool, backlog: i32) -> io::
     })
 }
 
-fn bind_tcp(address: SocketAddr, reuse_port: bool, backlog: i32) -> rustix::io::Result<OwnedFd> {
+fn bind_tcp(
+    address: SocketAddr,
+    reuse_port: bool,
+    backlog: i32,
+    unsent: u32,
+) -> io::Result<OwnedFd> {
     let family = match address {
         SocketAddr::V4(_) => AddressFamily::INET,
         SocketAddr::V6(_) => AddressFamily::INET6,
@@ -58,6 +70,8 @@ fn bind_tcp(address: SocketAddr, reuse_port: bool, backlog: i32) -> rustix::io::
     if reuse_port {
         sockopt::set_socket_reuseport(&socket, true)?;
     }
+    // Connections have it from their listener, so it costs none of them a call.
+    SockRef::from(&socket).set_tcp_notsent_lowat(unsent)?;
     bind(&socket, &address)?;
     listen(&socket, backlog)?;
     Ok(socket)

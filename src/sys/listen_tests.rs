@@ -66,7 +66,7 @@ fn mode_of(path: &Path) -> u32 {
 
 #[test]
 fn a_tcp_listener_accepts_and_tells_the_peer() {
-    let listener = tcp_listener(LOOPBACK, false, 16).unwrap();
+    let listener = tcp_listener(LOOPBACK, false, 16, 65_536).unwrap();
     assert!(fcntl_getfd(&listener).unwrap().contains(FdFlags::CLOEXEC));
     let address = local_addr(&listener).unwrap();
     assert_ne!(address.port(), 0);
@@ -78,6 +78,8 @@ fn a_tcp_listener_accepts_and_tells_the_peer() {
     assert_eq!(peer, Some(client.local_addr().unwrap()));
     assert!(fcntl_getfd(&socket).unwrap().contains(FdFlags::CLOEXEC));
     assert!(!fcntl_getfl(&socket).unwrap().contains(OFlags::NONBLOCK));
+    let unsent = SockRef::from(&socket).tcp_notsent_lowat().unwrap();
+    assert_eq!(unsent, 65_536, "it has it from its listener");
     set_nodelay(&socket).unwrap();
     assert!(sockopt::tcp_nodelay(&socket).unwrap());
     assert!(accept(&listener).unwrap().is_none());
@@ -85,11 +87,11 @@ fn a_tcp_listener_accepts_and_tells_the_peer() {
 
 #[test]
 fn ports_are_shared_only_by_those_that_ask_for_it() {
-    let first = tcp_listener(LOOPBACK, true, 16).unwrap();
+    let first = tcp_listener(LOOPBACK, true, 16, 65_536).unwrap();
     let address = local_addr(&first).unwrap();
-    let second = tcp_listener(address, true, 16).unwrap();
+    let second = tcp_listener(address, true, 16, 65_536).unwrap();
     assert_eq!(local_addr(&second).unwrap(), address);
-    let error = tcp_listener(address, false, 16).unwrap_err();
+    let error = tcp_listener(address, false, 16, 65_536).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().contains(&address.to_string()), "{error}");
 }
@@ -98,7 +100,7 @@ fn ports_are_shared_only_by_those_that_ask_for_it() {
 fn an_address_of_nobody_is_an_error_that_names_it() {
     // 192.0.2.0/24 is reserved for documentation (RFC 5737), so no interface has it.
     let address = SocketAddr::from(([192, 0, 2, 1], 0));
-    let error = tcp_listener(address, false, 16).unwrap_err();
+    let error = tcp_listener(address, false, 16, 65_536).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
     assert!(error.to_string().contains("192.0.2.1:0"), "{error}");
 }
@@ -106,7 +108,7 @@ fn an_address_of_nobody_is_an_error_that_names_it() {
 #[test]
 fn ipv6_is_listened_on_where_the_machine_has_it() {
     let address = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
-    match tcp_listener(address, false, 16) {
+    match tcp_listener(address, false, 16, 65_536) {
         Ok(listener) => assert!(local_addr(&listener).unwrap().is_ipv6()),
         // A machine without IPv6 says so in one of two ways.
         Err(error) => assert!(
@@ -119,7 +121,7 @@ fn ipv6_is_listened_on_where_the_machine_has_it() {
 
 #[test]
 fn the_end_of_a_connection_is_seen_without_reading() {
-    let listener = tcp_listener(LOOPBACK, false, 16).unwrap();
+    let listener = tcp_listener(LOOPBACK, false, 16, 65_536).unwrap();
     let mut client = TcpStream::connect(local_addr(&listener).unwrap()).unwrap();
     wait_readable(&listener);
     let (socket, _) = accept(&listener).unwrap().unwrap();

@@ -7,17 +7,22 @@ use std::os::fd::AsFd;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
+use socket2::SockRef;
 
 /// Makes system calls on the socket end with `WouldBlock` instead of waiting (io_uring waits all the
-/// same), and has the kernel give up a TCP peer that acknowledges nothing for `user_timeout_ms`. Returns
-/// whether it is one.
+/// same), and has the kernel give up a TCP peer that acknowledges nothing for `user_timeout_ms`, and keep
+/// as much for it as the system's settings say. Returns whether it is one.
 ///
 /// # Errors
 /// The descriptor is no socket.
 pub fn prepare(socket: impl AsFd, user_timeout_ms: u32) -> io::Result<bool> {
     ioctl_fionbio(&socket, true)?;
     match sockopt::set_tcp_user_timeout(&socket, user_timeout_ms) {
-        Ok(()) => Ok(true),
+        Ok(()) => {
+            // Zero stands for the system's default.
+            SockRef::from(&socket).set_tcp_notsent_lowat(0)?;
+            Ok(true)
+        }
         // A Unix socket has no peer that could vanish without a word.
         Err(Errno::OPNOTSUPP | Errno::NOPROTOOPT) => Ok(false),
         Err(error) => Err(error.into()),
@@ -77,6 +82,7 @@ mod tests {
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         prepare(&tcp, 13_000).unwrap();
         assert_eq!(sockopt::tcp_user_timeout(&tcp).unwrap(), 13_000);
+        assert_eq!(SockRef::from(&tcp).tcp_notsent_lowat().unwrap(), 0);
         let (unix, _other) = UnixStream::pair().unwrap();
         prepare(&unix, 13_000).unwrap();
     }

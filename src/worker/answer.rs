@@ -400,6 +400,7 @@ impl Stream {
             self.answer
                 .lane()
                 .release(self.answer.id.index, frame.slots);
+            self.answer.session.call_event_loop();
         }
     }
 }
@@ -410,6 +411,7 @@ impl Drop for Stream {
         self.drop_frame();
         if self.has_waited {
             self.answer.lane().stop_waiting(self.answer.id);
+            self.answer.session.call_event_loop();
         }
     }
 }

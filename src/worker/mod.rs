@@ -46,6 +46,7 @@ mod tests;
 #[cfg(feature = "tokio")]
 mod tokio;
 mod uploads;
+mod waiting;
 mod writer;
 
 pub use crate::control::FieldError;

@@ -11,6 +11,7 @@ use crate::shm::region::{Arena, LaneMemory, Slots, WorkerSide};
 use crate::shm::ring::Producer;
 use crate::worker::lane::ExchangeId;
 use crate::worker::lane::events::EventShare;
+use crate::worker::waiting::{Need, Waiting};
 
 /// How many slots a frame needs.
 #[derive(Clone, Copy, Debug)]
@@ -24,21 +25,21 @@ pub(crate) enum Want {
 }
 
 impl Want {
-    /// The fewest slots that are of any use.
-    fn least(self) -> u32 {
+    /// What it takes for somebody with so many slots under way to go on.
+    fn need(self, held: u32) -> Need {
         match self {
-            Want::Whole(least) | Want::Opening(least, _) => least,
-            Want::Further(_) => 1,
+            Want::Whole(least) | Want::Opening(least, _) => Need::Beginning(least),
+            Want::Further(_) => Need::Further(held),
         }
     }
 }
 
-/// Somebody who waits for slots.
-#[derive(Debug)]
-struct Waiter {
-    id: ExchangeId,
-    want: Want,
-    waker: Waker,
+/// A turn of whoever runs those that are called: between two of them all of these have gone on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    pub(super) number: u32,
+    /// How many may be called in it.
+    pub(super) most: u32,
 }
 
 /// Bounds that keep one stream from taking the arena for itself.
@@ -61,9 +62,10 @@ pub(crate) struct Outbound {
     /// [`EVENT_FRAME`](crate::worker::lane::events::EVENT_FRAME), and its length; zero slots: not lent.
     pub(super) lent: Box<[(u32, u32)]>,
     /// By exchange: how many slots it has under way.
-    pub(super) held: Box<[u32]>,
-    /// Who waits for slots, in the order they came; each exchange once.
-    waiting: Vec<Waiter>,
+    held: Box<[u32]>,
+    waiting: Waiting,
+    /// Those who were called in this turn of the event loop, and its number.
+    called: (u32, u32),
     /// Exchanges that lost their handler when no slot was free to say so.
     pub(super) orphans: VecDeque<ExchangeId>,
     /// What events have of the arena.
@@ -89,7 +91,8 @@ impl Outbound {
             arena: Arena::new(slots),
             lent: vec![(0, 0); slots as usize].into(),
             held: vec![0; slots as usize].into(),
-            waiting: Vec::new(),
+            waiting: Waiting::default(),
+            called: (0, 0),
             orphans: VecDeque::new(),
             events: EventShare::new(slots),
             starved: false,
@@ -111,6 +114,12 @@ impl Outbound {
         !self.waiting.is_empty() || !self.orphans.is_empty() || self.events.awaits_returns()
     }
 
+    /// Whether anybody waits for slots.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(super) fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Takes slots for a frame of this exchange, if it may have them now.
     pub(super) fn allocate(&mut self, exchange: u32, want: Want) -> Option<Slots> {
         let free = self.arena.free_count();
@@ -130,74 +139,101 @@ impl Outbound {
                     .or_else(|| self.arena.allocate(count.min(1)))
             }
         }?;
-        self.held[exchange as usize] += slots.run().slots;
+        self.hold(exchange, |held| held + slots.run().slots);
         Some(slots)
+    }
+
+    /// So many slots of this exchange are not under way any more.
+    pub(super) fn let_go(&mut self, exchange: u32, slots: u32) {
+        self.hold(exchange, |held| held - slots);
+    }
+
+    fn hold(&mut self, exchange: u32, change: impl FnOnce(u32) -> u32) {
+        let held = &mut self.held[exchange as usize];
+        *held = change(*held);
+        self.waiting.has_under_way(exchange, *held);
     }
 
     /// Notes who is to be called when the slots may be had.
     pub(super) fn wait(&mut self, id: ExchangeId, want: Want, waker: &Waker) {
-        match self.waiting.iter_mut().find(|waiter| waiter.id == id) {
-            Some(waiter) => {
-                waiter.want = want;
-                waiter.waker.clone_from(waker);
-            }
-            None => self.waiting.push(Waiter {
-                id,
-                want,
-                waker: waker.clone(),
-            }),
-        }
+        let need = want.need(self.held[id.index as usize]);
+        self.waiting.put(id, need, waker);
     }
 
     /// The exchange waits for nothing any more.
     pub(super) fn stop_waiting(&mut self, id: ExchangeId) {
-        self.waiting.retain(|waiter| waiter.id != id);
+        self.waiting.remove(id);
     }
 
     /// Takes out those who can go on: as many as there are slots for, for each of a thousand streams
-    /// would find nothing after the first few, and those of which `is_over` says that their exchange is.
-    pub(super) fn take_waiters(&mut self, is_over: impl Fn(ExchangeId) -> bool) -> Vec<Waker> {
+    /// would find nothing after the first few; and only so many in one turn. Returns whether there are
+    /// more.
+    pub(super) fn take_ready(&mut self, turn: Turn, called: &mut Vec<Waker>) -> bool {
+        if self.called.1 != turn.number {
+            self.called = (0, turn.number);
+        }
         let mut free = self.arena.free_count();
-        let mut called = Vec::new();
-        let mut waiting = std::mem::take(&mut self.waiting);
-        waiting.retain(|waiter| {
-            let least = waiter.want.least();
-            let may_go_on = match waiter.want {
-                Want::Whole(_) | Want::Opening(..) => least <= free,
-                Want::Further(at_most) => self.streamed(waiter.id.index, at_most, free) > 0,
+        loop {
+            let window = self.window(self.spare(free));
+            let fits = |need| match need {
+                Need::Beginning(least) => least <= free,
+                Need::Further(held) => held < window,
             };
-            if may_go_on {
-                free -= least;
+            let Some(next) = self.waiting.next(fits) else {
+                return false;
+            };
+            if self.called.0 == turn.most {
+                return true;
             }
-            let is_called = may_go_on || is_over(waiter.id);
-            if is_called {
-                called.push(waiter.waker.clone());
-            }
-            !is_called
-        });
-        self.waiting = waiting;
-        called
+            self.called.0 += 1;
+            free -= next.0.least();
+            called.extend(self.waiting.take(next));
+        }
+    }
+
+    /// Slots have come back. Takes out those of which `is_over` says that their exchange is, if they have
+    /// this number; of the others some at each call.
+    pub(super) fn begin_round(
+        &mut self,
+        exchange: u32,
+        is_over: impl Fn(ExchangeId) -> bool,
+        called: &mut Vec<Waker>,
+    ) {
+        self.waiting.take_over(exchange, is_over, called);
+        self.waiting.begin_round();
+    }
+
+    /// Takes out those of which `is_over` says that their exchange is.
+    pub(super) fn take_all_over(&mut self, is_over: impl Fn(ExchangeId) -> bool) -> Vec<Waker> {
+        self.waiting.take_all_over(is_over)
     }
 
     /// Takes out everybody.
     pub(super) fn take_all_waiters(&mut self) -> Vec<Waker> {
-        let waiting = std::mem::take(&mut self.waiting);
-        waiting.into_iter().map(|waiter| waiter.waker).collect()
+        self.waiting.take_all()
+    }
+
+    /// How many of the free slots streams may take.
+    fn spare(&self, free: u32) -> u32 {
+        free.saturating_sub(self.limits.reserve + self.events.unused())
+    }
+
+    /// How many slots one streamed answer may have under way when streams may take so many. The less is
+    /// left, the less: clients that do not read would otherwise hold all of it when there are but a few
+    /// of them.
+    fn window(&self, spare: u32) -> u32 {
+        self.limits.window.min((spare / 8).max(1)).min(spare)
     }
 
     /// How many slots the next frame of a streamed answer may have when so many are free.
     fn streamed(&self, exchange: u32, at_most: u32, free: u32) -> u32 {
-        let limits = self.limits;
+        let spare = self.spare(free);
         let held = self.held[exchange as usize];
-        let spare = free.saturating_sub(limits.reserve + self.events.unused());
-        // The less is left, the less any one may have under way: clients that do not read would
-        // otherwise hold all of it when there are but a few of them.
-        let window = limits.window.min((spare / 8).max(1)).saturating_sub(held);
         (free / 8)
             .max(1)
             .min(at_most)
-            .min(limits.frame)
-            .min(window)
+            .min(self.limits.frame)
+            .min(self.window(spare).saturating_sub(held))
             .min(spare)
     }
 }
@@ -242,7 +278,7 @@ mod tests {
             outbound.wait(id(exchange), Want::Further(1), &waker);
         }
         let called = |outbound: &mut Outbound, over: Option<u32>| {
-            let wakers = outbound.take_waiters(|id| Some(id.index) == over);
+            let wakers = outbound.take_waiters(u32::MAX, |id| Some(id.index) == over);
             wakers.into_iter().for_each(Waker::wake);
             count.0.swap(0, Ordering::Relaxed)
         };

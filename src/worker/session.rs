@@ -59,8 +59,12 @@ impl Session {
         sleep: Sleep,
         socket: UnixStream,
     ) -> Arc<Session> {
+        let lanes = lanes.into_iter().map(|lane| match sleep {
+            Sleep::Task => lane.in_event_loop(),
+            Sleep::Futex | Sleep::Poll => lane,
+        });
         Arc::new(Session {
-            lanes: lanes.into(),
+            lanes: lanes.collect(),
             service,
             sleep,
             closed: AtomicBool::new(false),
@@ -156,6 +160,7 @@ impl Session {
         if self.is_closed() {
             self.drop_backlog();
         }
+        self.call_event_loop();
         any
     }
 
@@ -197,6 +202,19 @@ impl Session {
             );
             self.fail_cancelled();
         }
+    }
+
+    /// Slots have come back otherwise than by the hand of the event loop: if it has to call more of those
+    /// who wait for some, it is to come.
+    pub(crate) fn call_event_loop(&self) {
+        if self.has_more() {
+            self.wake_one_idle();
+        }
+    }
+
+    /// Whether more of those who wait for slots are to be called when this turn of the event loop ends.
+    pub(crate) fn has_more(&self) -> bool {
+        self.lanes.iter().any(Lane::has_more)
     }
 
     /// Sleeps until there may be something to do.
@@ -258,8 +276,8 @@ impl Session {
         }
     }
 
-    /// Fails the bodies that nobody will complete because their client has gone. Whoever waits may call
-    /// this at each turn: every place of every lane is looked at, so it is done now and then only.
+    /// Wakes whoever waits for a client that has gone. Whoever waits may call this at each turn: every
+    /// place of every lane is looked at, so it is done now and then only.
     pub(crate) fn fail_cancelled(&self) {
         let now_ms = monotonic_ms();
         let due_ms = self.cancel_check_ms.load(Ordering::Relaxed);
@@ -271,10 +289,10 @@ impl Session {
         self.lanes.iter().for_each(Lane::fail_cancelled);
     }
 
-    /// Whether request bodies are on their way.
+    /// Whether somebody waits for a client, whose end comes without a call.
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
-    pub(crate) fn has_arriving(&self) -> bool {
-        self.lanes.iter().any(Lane::has_arriving)
+    pub(crate) fn awaits_clients(&self) -> bool {
+        self.lanes.iter().any(Lane::awaits_clients)
     }
 
     /// Tells every lane that somebody sleeps, until the guard is dropped. The rings must be looked

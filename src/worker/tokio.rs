@@ -25,7 +25,7 @@ use crate::worker::blocking::listen;
 use crate::worker::builder::Settings;
 use crate::worker::course::{Backoff, Course};
 use crate::worker::error::Error;
-use crate::worker::lane::Incoming;
+use crate::worker::lane::{Incoming, Lane};
 use crate::worker::poll_guard::Polling;
 use crate::worker::response::{Payload, Response};
 use crate::worker::service::{Handler, Service, handle_blocking, log_panic, open};
@@ -226,7 +226,7 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
         if taken > 0 {
             spin.found(taken, monotonic_ns);
         }
-        if taken_in_turn == REQUESTS_PER_TURN {
+        if taken_in_turn == REQUESTS_PER_TURN || session.has_more() {
             taken_in_turn = 0;
             yield_now().await;
         } else if spin.looks_on(monotonic_ns) {
@@ -238,13 +238,14 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
                 .for_each(|_| thread::yield_now());
             taken_in_turn = 0;
             yield_now().await;
-        } else if session.has_arriving() {
+        } else if session.awaits_clients() {
             // The only thing that comes without a call is the end of a client.
             let _ = timeout(CANCEL_CHECK, wait(&session, &bells)).await;
             session.fail_cancelled();
         } else {
             wait(&session, &bells).await;
         }
+        session.lanes().iter().for_each(Lane::end_turn);
     }
 }
 
@@ -257,7 +258,8 @@ async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>]) {
     };
     poll_fn(|cx| {
         idle.enter(cx.waker());
-        if session.is_closed() || session.has_backlog() || session.is_ready() {
+        let has_work = session.has_backlog() || session.is_ready() || session.has_more();
+        if session.is_closed() || has_work {
             return Poll::Ready(());
         }
         for bell in bells {

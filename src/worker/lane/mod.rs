@@ -16,10 +16,13 @@ use crate::sys::eventfd::EventFd;
 use crate::sys::wake_fd::WakeFd;
 use crate::worker::frame::Frame;
 use crate::worker::inbox::Inbox;
-use crate::worker::outbound::{Outbound, Want};
+use crate::worker::outbound::{Outbound, Turn, Want};
 use crate::worker::session::{Session, lock};
 
 use self::events::{EVENT_FRAME, delivery};
+
+/// Most of those who wait for slots that an event loop runs before it looks at the ring again.
+const CALLED_IN_TURN: u32 = 4;
 
 /// The worker's end of a lane.
 #[derive(Debug)]
@@ -37,10 +40,16 @@ pub(crate) struct Lane {
     inboxes: Box<[Mutex<Option<Arc<Inbox>>>]>,
     /// Whether there may be any inbox.
     arriving: AtomicBool,
+    /// Most of those who wait for slots that are called in one turn of the event loop.
+    most_called: u32,
+    /// The number of this turn.
+    turn: AtomicU32,
+    /// Whether more are to be called in the next one. Written under the `outbound` lock.
+    has_more: AtomicBool,
 }
 
 /// Names an exchange of a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ExchangeId {
     pub(crate) index: u32,
     pub(crate) generation: u32,
@@ -86,6 +95,9 @@ impl Lane {
             last_rung: AtomicU32::new(0),
             inboxes: (0..slots).map(|_| Mutex::new(None)).collect(),
             arriving: AtomicBool::new(false),
+            most_called: u32::MAX,
+            turn: AtomicU32::new(0),
+            has_more: AtomicBool::new(false),
         }
     }
 
@@ -261,7 +273,7 @@ impl Lane {
     pub(crate) fn stop_waiting(&self, id: ExchangeId) {
         let mut outbound = lock(&self.outbound);
         outbound.stop_waiting(id);
-        let waiting = self.serve_waiting(&mut outbound);
+        let waiting = self.serve_waiting(&mut outbound, id.index);
         drop(outbound);
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -269,9 +281,9 @@ impl Lane {
     /// Gives back slots that were not lent.
     pub(crate) fn release(&self, exchange: u32, slots: Slots) {
         let mut outbound = lock(&self.outbound);
-        outbound.held[exchange as usize] -= slots.run().slots;
+        outbound.let_go(exchange, slots.run().slots);
         outbound.arena.release(slots);
-        let waiting = self.serve_waiting(&mut outbound);
+        let waiting = self.serve_waiting(&mut outbound, exchange);
         drop(outbound);
         waiting.into_iter().for_each(Waker::wake);
     }
@@ -313,14 +325,19 @@ impl Lane {
         waiting.into_iter().chain(line).for_each(Waker::wake);
     }
 
-    /// Whether request bodies may be on their way.
+    /// Whether somebody waits for a client, whose end comes without a call.
     #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
-    pub(crate) fn has_arriving(&self) -> bool {
-        self.arriving.load(Ordering::Acquire)
+    pub(crate) fn awaits_clients(&self) -> bool {
+        self.arriving.load(Ordering::Acquire) || lock(&self.outbound).is_waited_for()
     }
 
-    /// Wakes whoever waits for a part of a body whose client has gone.
+    /// Wakes whoever waits for slots, or for a part of a body, in an exchange that is over.
     pub(crate) fn fail_cancelled(&self) {
+        let mut outbound = lock(&self.outbound);
+        let waiting = outbound.take_all_over(|id| self.is_cancelled(id));
+        self.sate_if_done(&mut outbound);
+        drop(outbound);
+        waiting.into_iter().for_each(Waker::wake);
         if !self.arriving.swap(false, Ordering::AcqRel) {
             return;
         }
@@ -386,11 +403,11 @@ impl Lane {
         let receipt = if exchange == EVENT_FRAME {
             outbound.events.take_back(run)
         } else {
-            outbound.held[exchange as usize] -= slots;
+            outbound.let_go(exchange, slots);
             None
         };
         outbound.arena.take_back(run);
-        let waiting = self.serve_waiting(&mut outbound);
+        let waiting = self.serve_waiting(&mut outbound, exchange);
         drop(outbound);
         if exchange == EVENT_FRAME {
             let delivery = delivery(d);
@@ -402,15 +419,53 @@ impl Lane {
         Ok(())
     }
 
-    fn serve_waiting(&self, outbound: &mut Outbound) -> Vec<Waker> {
+    /// In an event loop: those who wait for slots are called a few at a time. Otherwise a request would
+    /// have its turn behind hundreds of streams, each of which writes next to nothing, since all of them
+    /// came for what there was.
+    pub(crate) fn in_event_loop(self) -> Lane {
+        Lane {
+            most_called: CALLED_IN_TURN,
+            ..self
+        }
+    }
+
+    /// Everybody who was called has had a turn.
+    pub(crate) fn end_turn(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        if self.has_more() {
+            let mut waiting = Vec::new();
+            self.call_ready(&mut lock(&self.outbound), &mut waiting);
+            waiting.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether more of those who wait for slots are to be called when this turn ends.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more.load(Ordering::Acquire)
+    }
+
+    /// Who is to be called now that slots have come back, those of this exchange.
+    fn serve_waiting(&self, outbound: &mut Outbound, exchange: u32) -> Vec<Waker> {
         if !outbound.starved && !outbound.awaits_returns() {
+            self.has_more.store(false, Ordering::Release);
             return Vec::new();
         }
         self.answer_orphans(outbound);
-        let mut waiting = outbound.take_waiters(|id| self.is_cancelled(id));
+        let mut waiting = Vec::new();
+        outbound.begin_round(exchange, |id| self.is_cancelled(id), &mut waiting);
+        self.call_ready(outbound, &mut waiting);
         waiting.extend(outbound.events.first_in_line());
         self.sate_if_done(outbound);
         waiting
+    }
+
+    fn call_ready(&self, outbound: &mut Outbound, waiting: &mut Vec<Waker>) {
+        let turn = Turn {
+            number: self.turn.load(Ordering::Relaxed),
+            most: self.most_called,
+        };
+        let has_more = outbound.take_ready(turn, waiting);
+        self.has_more.store(has_more, Ordering::Release);
     }
 
     fn answer_orphans(&self, outbound: &mut Outbound) {
