@@ -156,26 +156,50 @@ impl Watch {
         self.resting.set(resting);
     }
 
-    fn check(&self, now_ms: u64, pressed: &[Pressure]) {
+    /// Ends what is overdue. Returns the lane that has something back because of that, where others
+    /// wait for it.
+    fn check(&self, now_ms: u64, pressed: &[Pressure]) -> Option<usize> {
         let pressure = pressed.iter().find(|p| p.lane == self.lane.get());
-        let must_write = pressure
-            .is_some_and(|p| p.on_readers && p.has_passed(self.pressed_write_ms.get(), now_ms));
-        let must_read = pressure
-            .is_some_and(|p| p.on_senders && p.has_passed(self.pressed_read_ms.get(), now_ms));
+        let must_write =
+            pressure.is_some_and(|p| p.on_readers && self.pressed_write_ms.get() <= now_ms);
+        let must_read =
+            pressure.is_some_and(|p| p.on_senders && self.pressed_read_ms.get() <= now_ms);
         if self.write_ms.get() <= now_ms || must_write {
             self.stop();
         } else if self.read_ms.get() <= now_ms || must_read {
-            self.late.set(true);
-            match self.when_late.take() {
-                WhenLate::Shut => self.stop_reading(),
-                WhenLate::Wake(waker) => {
-                    self.clear_read();
-                    waker.wake();
-                }
-                WhenLate::Cancel(canceller) => {
-                    self.clear_read();
-                    canceller.cancel();
-                }
+            self.give_reader_up();
+        } else {
+            return None;
+        }
+        pressure.map(|p| p.lane)
+    }
+
+    /// When the client began to keep waiting what it has of this lane.
+    fn waits_since_ms(&self, lane: usize) -> Option<u64> {
+        let pressed_ms = self.pressed_write_ms.get().min(self.pressed_read_ms.get());
+        let waits = pressed_ms != u64::MAX && self.lane.get() == lane;
+        waits.then(|| pressed_ms - PRESSED_TIMEOUT_MS)
+    }
+
+    fn give_up(&self) {
+        if self.pressed_write_ms.get() != u64::MAX {
+            self.stop();
+        } else {
+            self.give_reader_up();
+        }
+    }
+
+    fn give_reader_up(&self) {
+        self.late.set(true);
+        match self.when_late.take() {
+            WhenLate::Shut => self.stop_reading(),
+            WhenLate::Wake(waker) => {
+                self.clear_read();
+                waker.wake();
+            }
+            WhenLate::Cancel(canceller) => {
+                self.clear_read();
+                canceller.cancel();
             }
         }
     }
@@ -220,20 +244,9 @@ pub struct Pressure {
     pub on_senders: bool,
     /// Slots of answers, or exchanges.
     pub on_readers: bool,
-    /// Next to no exchange is left, whatever is held.
-    pub is_full: bool,
-}
-
-impl Pressure {
-    /// Whether a deadline of those under pressure has passed. Where nobody else could be served, it is
-    /// sooner.
-    fn has_passed(&self, deadline_ms: u64, now_ms: u64) -> bool {
-        let sooner_ms = match self.is_full {
-            true => PRESSED_TIMEOUT_MS - FULL_TIMEOUT_MS,
-            false => 0,
-        };
-        deadline_ms != u64::MAX && deadline_ms <= now_ms + sooner_ms
-    }
+    /// How many exchanges are to be had back at once, for next to none is left: from those clients that
+    /// have kept theirs waiting for longest.
+    pub wanted: usize,
 }
 
 impl std::fmt::Debug for Watch {
@@ -285,8 +298,17 @@ impl Watches {
     /// Shuts down what is overdue at `now_ms`. `pressed` are the lanes of which slow clients hold what
     /// others wait for.
     pub fn tick(&self, now_ms: u64, pressed: &[Pressure]) {
-        for (_, watch) in self.0.borrow().iter() {
-            watch.check(now_ms, pressed);
+        let watches = self.0.borrow();
+        let mut relieved = Vec::new();
+        for (_, watch) in watches.iter() {
+            relieved.extend(watch.check(now_ms, pressed));
+        }
+        for pressure in pressed {
+            let had_back = relieved.iter().filter(|l| **l == pressure.lane).count();
+            let wanted = pressure.wanted.saturating_sub(had_back);
+            if wanted > 0 {
+                give_up_slowest(&watches, pressure.lane, wanted, now_ms);
+            }
         }
     }
 
@@ -311,6 +333,16 @@ impl Watches {
     }
 }
 
+/// Gives so many clients up of those that have kept something of this lane waiting for a while: those
+/// that did so for longest.
+fn give_up_slowest(watches: &Slab<Rc<Watch>>, lane: usize, wanted: usize, now_ms: u64) {
+    let since = |(_, w): (usize, &Rc<Watch>)| Some((w.waits_since_ms(lane)?, w.clone()));
+    let mut slow: Vec<_> = watches.iter().filter_map(since).collect();
+    slow.retain(|(since_ms, _)| since_ms + FULL_TIMEOUT_MS <= now_ms);
+    slow.sort_by_key(|(since_ms, _)| *since_ms);
+    slow.iter().take(wanted).for_each(|(_, w)| w.give_up());
+}
+
 /// A connection's place among the [`Watches`], left when dropped.
 #[derive(Debug)]
 pub struct Entered {
@@ -323,5 +355,76 @@ pub struct Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.watches.0.borrow_mut().remove(self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const LANE: usize = 0x1000;
+
+    fn pressure(wanted: usize) -> Pressure {
+        Pressure {
+            lane: LANE,
+            on_senders: true,
+            on_readers: true,
+            wanted,
+        }
+    }
+
+    /// A connection that has kept the lane's memory waiting since `now_ms`.
+    fn reader(
+        watches: &Rc<Watches>,
+        lane: usize,
+        now_ms: u64,
+    ) -> (Entered, UnixStream, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let entered = watches.enter(ours.as_raw_fd());
+        entered.watch.expect_write(now_ms + 30_000, lane, now_ms);
+        (entered, ours, theirs)
+    }
+
+    fn is_ended(theirs: &UnixStream) -> bool {
+        (&mut &*theirs).read(&mut [0]).is_ok_and(|count| count == 0)
+    }
+
+    #[test]
+    fn where_exchanges_are_wanted_the_slowest_give_theirs_back() {
+        let watches = Rc::new(Watches::default());
+        let start_ms = 10_000;
+        // In another order than that of their times, and one of another lane.
+        let since_ms = [40, 10, 30, 20, 450].map(|ms| start_ms + ms);
+        let clients = since_ms.map(|ms| reader(&watches, LANE, ms));
+        let other = reader(&watches, 2 * LANE, start_ms);
+        let ended = || clients.each_ref().map(|(_, _, theirs)| is_ended(theirs));
+        let early_ms = start_ms + FULL_TIMEOUT_MS;
+        watches.tick(early_ms, &[pressure(5)]);
+        assert_eq!(ended(), [false; 5], "nobody was slow for long enough");
+        watches.tick(early_ms + 100, &[pressure(0)]);
+        assert_eq!(ended(), [false; 5], "there is enough");
+        watches.tick(early_ms + 100, &[pressure(2)]);
+        assert_eq!(ended(), [false, true, false, true, false]);
+        watches.tick(early_ms + 100, &[pressure(9)]);
+        assert_eq!(ended(), [true, true, true, true, false], "one is not slow");
+        assert!(!is_ended(&other.2));
+    }
+
+    #[test]
+    fn what_comes_back_anyway_is_not_asked_of_others() {
+        let watches = Rc::new(Watches::default());
+        let start_ms = 10_000;
+        let overdue = reader(&watches, LANE, start_ms);
+        let slow = reader(&watches, LANE, start_ms + 1_000);
+        let late_ms = start_ms + PRESSED_TIMEOUT_MS;
+        watches.tick(late_ms, &[pressure(1)]);
+        assert!(is_ended(&overdue.2) && !is_ended(&slow.2));
+        watches.tick(late_ms, &[pressure(1)]);
+        assert!(is_ended(&slow.2));
     }
 }

@@ -21,13 +21,13 @@ impl Lane {
     /// holds slots of requests, who reads slowly those of answers, and both an exchange.
     pub fn pressure(&self) -> Pressure {
         let core = self.core.borrow();
-        let is_full = core.is_full();
-        let for_any = !self.newcomers.is_empty() || is_full;
+        let wanted = core.missing();
+        let for_any = !self.newcomers.is_empty() || wanted > 0;
         Pressure {
             lane: self.address(),
             on_senders: for_any || !self.uploads.is_empty(),
             on_readers: for_any || core.is_starving_worker(),
-            is_full,
+            wanted,
         }
     }
 

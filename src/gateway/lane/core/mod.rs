@@ -107,9 +107,9 @@ impl LaneCore {
         self.held.free_count() <= self.held.slots() / 4
     }
 
-    /// Whether next to no exchange can be opened.
-    pub fn is_full(&self) -> bool {
-        self.free.len() < self.exchanges.len() / RESERVED_PART
+    /// How many exchanges there should be in reserve for newcomers, and are not.
+    pub fn missing(&self) -> usize {
+        (self.exchanges.len() / RESERVED_PART).saturating_sub(self.free.len())
     }
 
     /// Whether the worker waits for response slots of which the hub holds half or more.
