@@ -372,6 +372,7 @@ impl Stream {
                 Poll::Pending if session.sleep_kind() == Sleep::Task && session.pump() => {}
                 Poll::Pending => {
                     self.has_waited = true;
+                    session.have_watched();
                     return Poll::Pending;
                 }
             }

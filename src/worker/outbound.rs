@@ -277,8 +277,14 @@ mod tests {
             outbound.wait(id(exchange), Want::Further(1), &waker);
             outbound.wait(id(exchange), Want::Further(1), &waker);
         }
+        let turn = Turn {
+            number: 1,
+            most: u32::MAX,
+        };
         let called = |outbound: &mut Outbound, over: Option<u32>| {
-            let wakers = outbound.take_waiters(u32::MAX, |id| Some(id.index) == over);
+            let mut wakers = Vec::new();
+            outbound.begin_round(u32::MAX, |id| Some(id.index) == over, &mut wakers);
+            assert!(!outbound.take_ready(turn, &mut wakers));
             wakers.into_iter().for_each(Waker::wake);
             count.0.swap(0, Ordering::Relaxed)
         };
@@ -287,11 +293,40 @@ mod tests {
         let room = back.run().slots as usize;
         outbound.arena.release(back);
         assert_eq!(called(&mut outbound, None), room);
-        // Whose client has gone is called whatever there is.
+        // Whose client has gone is called whatever there is, in its turn.
         outbound.arena.allocate(room as u32).expect("it is free");
-        assert_eq!(called(&mut outbound, Some(last - 1)), 1);
+        let looks = (last - first).div_ceil(8);
+        let gone = (0..=looks).map(|_| called(&mut outbound, Some(last - 1)));
+        assert_eq!(gone.sum::<usize>(), 1);
         let left = (last - first) as usize - room - 1;
         outbound.stop_waiting(id(last - 2));
         assert_eq!(outbound.take_all_waiters().len(), left - 1);
+    }
+
+    #[test]
+    fn only_so_many_are_called_in_a_turn() {
+        let mut outbound = Outbound::new(Geometry::new(64, 4096).unwrap());
+        let all = outbound.arena.allocate(64).expect("it is free");
+        for exchange in 0..30 {
+            outbound.wait(id(exchange), Want::Further(1), Waker::noop());
+        }
+        outbound.arena.release(all);
+        outbound.begin_round(u32::MAX, |_| false, &mut Vec::new());
+        let turn = |number| Turn { number, most: 8 };
+        let mut called = |number| {
+            let mut wakers = Vec::new();
+            let has_more = outbound.take_ready(turn(number), &mut wakers);
+            (wakers.len(), has_more)
+        };
+        let turns = [1, 1, 2, 3, 4, 4].map(&mut called);
+        let expected = [
+            (8, true),
+            (0, true),
+            (8, true),
+            (8, true),
+            (6, false),
+            (0, false),
+        ];
+        assert_eq!(turns, expected);
     }
 }

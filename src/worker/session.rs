@@ -45,6 +45,8 @@ pub(crate) struct Session {
     backlogged: AtomicBool,
     /// Threads with nothing to do.
     idle: Mutex<Vec<Waker>>,
+    /// Whether the event loop that sleeps looks for clients that have gone.
+    watched: AtomicBool,
     /// When to look again for clients that have gone.
     cancel_check_ms: AtomicU64,
     /// Shut down when the lanes turn out to be of no use, so that whoever watches it notices.
@@ -71,6 +73,7 @@ impl Session {
             backlog: Mutex::default(),
             backlogged: AtomicBool::new(false),
             idle: Mutex::default(),
+            watched: AtomicBool::new(false),
             cancel_check_ms: AtomicU64::new(0),
             socket,
         })
@@ -210,6 +213,24 @@ impl Session {
         if self.has_more() {
             self.wake_one_idle();
         }
+    }
+
+    /// Somebody waits for slots from now on: the event loop is to look for the end of its client.
+    pub(crate) fn have_watched(&self) {
+        if self.sleep == Sleep::Task && !self.watched.load(Ordering::Acquire) {
+            self.wake_one_idle();
+        }
+    }
+
+    /// Whether the event loop must look for clients that have gone as long as it sleeps. Whoever comes to
+    /// wait after this answer calls the loop if it was `false`.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
+    pub(crate) fn must_watch(&self) -> bool {
+        // Before the look, whose locks order this and what those who wait find.
+        self.watched.store(false, Ordering::Release);
+        let must = self.awaits_clients();
+        self.watched.store(must, Ordering::Release);
+        must
     }
 
     /// Whether more of those who wait for slots are to be called when this turn of the event loop ends.

@@ -238,19 +238,20 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
                 .for_each(|_| thread::yield_now());
             taken_in_turn = 0;
             yield_now().await;
-        } else if session.awaits_clients() {
+        } else if session.must_watch() {
             // The only thing that comes without a call is the end of a client.
-            let _ = timeout(CANCEL_CHECK, wait(&session, &bells)).await;
+            let _ = timeout(CANCEL_CHECK, wait(&session, &bells, true)).await;
             session.fail_cancelled();
         } else {
-            wait(&session, &bells).await;
+            wait(&session, &bells, false).await;
         }
         session.lanes().iter().for_each(Lane::end_turn);
     }
 }
 
-/// Waits until there may be something in a ring or in the backlog.
-async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>]) {
+/// Waits until there may be something in a ring or in the backlog, or, where nobody watches yet, a client
+/// whose end comes without a call.
+async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>], watches: bool) {
     let sleeping = session.announce_sleep();
     let mut idle = Idle {
         session,
@@ -259,7 +260,8 @@ async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>]) {
     poll_fn(|cx| {
         idle.enter(cx.waker());
         let has_work = session.has_backlog() || session.is_ready() || session.has_more();
-        if session.is_closed() || has_work {
+        let is_unwatched = !watches && session.awaits_clients();
+        if session.is_closed() || has_work || is_unwatched {
             return Poll::Ready(());
         }
         for bell in bells {

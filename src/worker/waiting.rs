@@ -157,3 +157,119 @@ fn numbered(index: u32) -> RangeInclusive<ExchangeId> {
     let id = |generation| ExchangeId { index, generation };
     id(0)..=id(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    fn id(index: u32) -> ExchangeId {
+        ExchangeId {
+            index,
+            generation: 1,
+        }
+    }
+
+    fn waiting(needs: &[Need]) -> Waiting {
+        let mut waiting = Waiting::default();
+        for (index, need) in needs.iter().enumerate() {
+            waiting.put(id(index as u32), *need, Waker::noop());
+        }
+        waiting.begin_round();
+        waiting
+    }
+
+    fn order(waiting: &mut Waiting, fits: impl Fn(Need) -> bool) -> Vec<u64> {
+        std::iter::from_fn(|| {
+            let place = waiting.next(&fits)?;
+            assert!(waiting.take(place).is_some());
+            Some(place.1)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn who_needs_least_is_first_and_then_who_came_first() {
+        use Need::{Beginning, Further};
+        let needs = [
+            Further(1),
+            Further(0),
+            Beginning(2),
+            Further(0),
+            Beginning(1),
+        ];
+        assert_eq!(order(&mut waiting(&needs), |_| true), [5, 3, 2, 4, 1]);
+        // What does not fit stands in the way of its own kind alone.
+        let small = |need| matches!(need, Beginning(..=1) | Further(0));
+        assert_eq!(order(&mut waiting(&needs), small), [5, 2, 4]);
+        let none_begins = |need| matches!(need, Further(_));
+        assert_eq!(order(&mut waiting(&needs), none_begins), [2, 4, 1]);
+    }
+
+    #[test]
+    fn a_need_changes_with_what_is_under_way() {
+        let mut waiting = waiting(&[Need::Further(2), Need::Further(1), Need::Beginning(1)]);
+        waiting.has_under_way(0, 0);
+        waiting.has_under_way(2, 7);
+        assert_eq!(order(&mut waiting, |_| true), [3, 1, 2]);
+        assert!(waiting.is_empty() && waiting.places.is_empty());
+    }
+
+    #[test]
+    fn nobody_is_called_twice_in_a_round() {
+        let mut waiting = waiting(&[Need::Beginning(2), Need::Further(0)]);
+        let place = waiting.next(|_| true).expect("there are two");
+        waiting.take(place);
+        // It has come and found nothing.
+        waiting.put(id(0), Need::Beginning(2), Waker::noop());
+        assert_eq!(order(&mut waiting, |_| true), [2]);
+        waiting.begin_round();
+        assert_eq!(order(&mut waiting, |_| true), [3]);
+    }
+
+    #[test]
+    fn who_asks_again_is_called_by_the_last_waker() {
+        struct Called(AtomicBool);
+        impl Wake for Called {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let called = Arc::new(Called(AtomicBool::new(false)));
+        let mut waiting = waiting(&[Need::Further(0), Need::Further(0)]);
+        waiting.put(id(0), Need::Further(0), &Waker::from(called.clone()));
+        let place = waiting.next(|_| true).expect("there are two");
+        assert_eq!(place.1, 1, "it keeps its place");
+        waiting.take(place).expect("it is there").wake();
+        assert!(called.0.load(Ordering::Relaxed));
+        assert!(waiting.remove(id(0)).is_none() && waiting.remove(id(1)).is_some());
+    }
+
+    #[test]
+    fn whose_exchange_is_over_is_found_by_its_number_or_in_passing() {
+        let needs = [Need::Further(0); 3 * CHECKED_AT_ONCE + 1];
+        let mut waiting = waiting(&needs);
+        let next = ExchangeId {
+            index: 20,
+            generation: 2,
+        };
+        waiting.put(next, Need::Further(0), Waker::noop());
+        let mut called = Vec::new();
+        waiting.take_over(20, |id| id == next, &mut called);
+        assert_eq!(called.len(), 1, "two have this number");
+        for last in [needs.len() as u32 - 1, 0] {
+            called.clear();
+            let gone = id(last);
+            for _ in 0..5 {
+                waiting.take_over(u32::MAX, |id| id == gone, &mut called);
+            }
+            assert_eq!(called.len(), 1, "{gone:?}");
+        }
+        assert_eq!(waiting.take_all_over(|id| id.index % 2 == 0).len(), 11);
+        assert_eq!(waiting.take_all().len(), 12);
+        assert!(waiting.is_empty());
+    }
+}

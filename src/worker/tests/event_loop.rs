@@ -196,6 +196,84 @@ fn a_reader_learns_that_its_client_has_gone() {
     lane.settle();
 }
 
+/// A worker with `/0`, a stream without an end, and `/1`, one of 100 000 bytes that asks for slots, does
+/// something else for a while, and asks again.
+fn streaming() -> Worker {
+    quiet("w")
+        .route_async("GET", "/0", |_| async {
+            Response::ok().stream_async(|mut out| async move {
+                loop {
+                    out.write(vec![7; 50_000]).await?;
+                }
+            })
+        })
+        .route_async("GET", "/1", |_| async {
+            Response::ok().stream_async_sized(100_000, |mut out| async move {
+                for part in 0..100 {
+                    let data = noise(4, part * 1000, 1000);
+                    let patience = Duration::from_millis(1);
+                    let early = ::tokio::time::timeout(patience, out.write(data.clone())).await;
+                    match early {
+                        Ok(written) => written?,
+                        // It waited for its first slot: one that it has takes as much at once.
+                        Err(_) => {
+                            ::tokio::time::sleep(Duration::from_millis(2)).await;
+                            out.write(data).await?;
+                        }
+                    }
+                    out.send().await?;
+                }
+                Ok(())
+            })
+        })
+}
+
+#[test]
+fn who_waits_for_slots_learns_that_its_client_has_gone_though_none_come_back() {
+    let mut bench = start(1, 1, geometry(64), streaming());
+    let lane = &mut bench.attached.lanes[0];
+    let ids: Vec<_> = (0..20).map(|_| lane.ask(&ask(0), b"")).collect();
+    let mut kept: Vec<_> = ids.iter().map(|id| vec![lane.next_part(*id)]).collect();
+    for id in &ids {
+        lane.cancel(*id);
+    }
+    // What the hub has, it keeps.
+    for (id, parts) in ids.iter().zip(&mut kept) {
+        while !parts.last().is_some_and(|part| part.end) {
+            parts.push(lane.next_part(*id));
+        }
+        assert!(parts.last().is_some_and(|part| part.abort));
+    }
+    for part in kept.into_iter().flatten() {
+        lane.give_back(part.run);
+    }
+    lane.settle();
+}
+
+#[test]
+fn many_streams_pass_through_few_slots_though_some_are_busy_elsewhere() {
+    for threads in [1, 2] {
+        let mut bench = start(threads, 1, geometry(64), streaming());
+        let lane = &mut bench.attached.lanes[0];
+        let ids: Vec<_> = (0..40).map(|_| lane.ask(&ask(1), b"")).collect();
+        let mut bodies = vec![Vec::new(); ids.len()];
+        let mut open = ids.len();
+        while open > 0 {
+            lane.wait();
+            for (id, body) in ids.iter().zip(&mut bodies) {
+                while let Some(part) = lane.poll_part(*id) {
+                    body.extend_from_slice(&part.body);
+                    open -= usize::from(part.end);
+                    lane.give_back(part.run);
+                }
+            }
+        }
+        let expected = noise(4, 0, 100_000);
+        assert!(bodies.iter().all(|body| *body == expected));
+        lane.settle();
+    }
+}
+
 #[test]
 fn an_event_loop_comes_back_when_its_hub_does_and_drains() {
     let (entered, in_handler) = channel();
