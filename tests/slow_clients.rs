@@ -8,6 +8,7 @@ mod support;
 use std::io::Write;
 use std::time::Instant;
 
+use simd_json::prelude::*;
 use support::client::{Client, request_bytes};
 use support::pattern::pattern;
 use support::{Hub, HubOptions};
@@ -136,6 +137,35 @@ fn slow_readers_leave_room_for_others() {
         answer.body.len(),
         3_000_000,
         "who reads gets a stream through"
+    );
+    drop(slow);
+    hub.wait_idle();
+}
+
+#[test]
+fn whole_answers_that_are_not_read_keep_no_exchange() {
+    // More of them than there are exchanges. They hold no slot either, once they are copied, so nobody
+    // cuts them off before they have had half a minute.
+    let hub = HubOptions::new()
+        .args(["--shards", "1", "--slots", "64"])
+        .start();
+    let _worker = hub.worker();
+    let start = Instant::now();
+    let mut slow: Vec<Client> = Vec::new();
+    while slow.len() < 70 {
+        let mut client = Client::with_small_window(hub.address);
+        let request = request_bytes("POST", "/echo", "", pattern(0, 40_000));
+        let mut writer = client.writer();
+        std::thread::spawn(move || (0..20).try_for_each(|_| writer.write_all(&request)));
+        client.fill().expect("an answer begins");
+        slow.push(client);
+        assert_eq!(hub.get("/hello").text(), "Hello, World!");
+    }
+    println!("with {} of them: {:?}", slow.len(), start.elapsed());
+    let open = hub.health()["connections"]["open"].as_u64();
+    assert!(
+        open >= Some(slow.len() as u64),
+        "{open:?}: some were cut off"
     );
     drop(slow);
     hub.wait_idle();

@@ -9,7 +9,7 @@ use monoio::net::UnixStream;
 
 use crate::gateway::buffers::{FramePart, Gather, GatherWrite, Rest};
 use crate::gateway::clock::Clock;
-use crate::gateway::lane::{Exchange, Frame, Lane};
+use crate::gateway::lane::{Exchange, Frame};
 use crate::gateway::later::Later;
 use crate::gateway::relayed::{BadHead, Relayed};
 use crate::gateway::spilled::Spilled;
@@ -346,7 +346,7 @@ impl Output {
             let Some(part) = FramePart::new(lane, frame.run, frame.body_at, part) else {
                 return Err(Relayed::Broken("a frame does not hold what it announced"));
             };
-            self.gather(lane, part, after, frame.end).await
+            self.gather(exchange, part, after, frame.end).await
         };
         if sent.is_err() {
             return Err(Relayed::ClientGone);
@@ -395,11 +395,12 @@ impl Output {
     /// Sends what is to be sent, a part of a frame, and a few bytes behind it.
     ///
     /// The last frame of an answer is copied where the client is slow and not much of the worker's memory
-    /// is left: the worker has it back, and the client may take its time. In an answer that goes on this
-    /// would only bring the next frame, so there the client has less time while the worker waits.
+    /// is left: the worker has it back, with the exchange, and the client may take its time. In an answer
+    /// that goes on this would only bring the next frame, so there the client has less time while the
+    /// worker waits.
     async fn gather(
         &mut self,
-        lane: &Rc<Lane>,
+        exchange: &Exchange,
         part: FramePart,
         after: &'static [u8],
         is_last: bool,
@@ -409,10 +410,13 @@ impl Output {
         while !gather.is_done() && result.is_ok() {
             if self.slow
                 && is_last
-                && lane.is_crowded()
+                && exchange.lane().is_crowded()
                 && let Some(spill) = self.spilled.take(gather.unsent())
             {
                 self.bytes = gather.into_unsent();
+                if !exchange.is_uploading() {
+                    exchange.finish();
+                }
                 self.lane = 0;
                 result = self.flush().await;
                 drop(spill);

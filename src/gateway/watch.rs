@@ -164,6 +164,8 @@ impl Watch {
             pressure.is_some_and(|p| p.on_readers && self.pressed_write_ms.get() <= now_ms);
         let must_read =
             pressure.is_some_and(|p| p.on_senders && self.pressed_read_ms.get() <= now_ms);
+        let relieved = pressure.map(|p| p.lane);
+        let relieved = relieved.filter(|lane| self.waits_since_ms(*lane).is_some());
         if self.write_ms.get() <= now_ms || must_write {
             self.stop();
         } else if self.read_ms.get() <= now_ms || must_read {
@@ -171,7 +173,7 @@ impl Watch {
         } else {
             return None;
         }
-        pressure.map(|p| p.lane)
+        relieved
     }
 
     /// When the client began to keep waiting what it has of this lane.
@@ -181,8 +183,9 @@ impl Watch {
         waits.then(|| pressed_ms - PRESSED_TIMEOUT_MS)
     }
 
+    /// Ends what the client has kept waiting for longest.
     fn give_up(&self) {
-        if self.pressed_write_ms.get() != u64::MAX {
+        if self.pressed_write_ms.get() <= self.pressed_read_ms.get() {
             self.stop();
         } else {
             self.give_reader_up();
@@ -217,6 +220,7 @@ impl Watch {
     fn stop(&self) {
         self.fired.set(true);
         self.clear_write();
+        self.clear_read();
         // A socket that is gone already has nothing left to shut down.
         let _ = with_socket(self.socket, |socket| shutdown_both(socket));
     }

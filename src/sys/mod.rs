@@ -6,6 +6,7 @@ pub mod eventfd;
 pub mod fault_guard;
 pub mod fd_pass;
 pub mod futex;
+#[cfg(feature = "gateway")]
 pub mod listen;
 #[cfg_attr(any(miri, slotway_heap), path = "memory_heap.rs")]
 pub mod memory;
@@ -16,7 +17,9 @@ pub mod process;
 #[cfg(feature = "gateway")]
 pub mod ring_write;
 pub mod signal;
+#[cfg(feature = "gateway")]
 pub mod socket_file;
+#[cfg(feature = "gateway")]
 pub mod stream_socket;
 pub mod timer;
 pub mod wake_fd;

@@ -195,7 +195,8 @@ fn socket_option<T: PlainOption>(socket: &impl AsFd, option: libc::c_int) -> io:
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
     use std::process::{Command, Stdio};
 
     use rustix::io::{FdFlags, fcntl_getfd};
@@ -247,9 +248,10 @@ mod tests {
 
     #[test]
     fn a_listener_knows_who_connected() {
-        let directory = super::super::listen::tests::Directory::new("peer");
-        let listener = UnixListener::bind(directory.path().join("s")).unwrap();
-        let _client = UnixStream::connect(directory.path().join("s")).unwrap();
+        let name = format!("slotway-peer-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let _client = UnixStream::connect_addr(&address).unwrap();
         let accepted = listener.accept().unwrap().0;
         assert_eq!(peer_credentials(&accepted).unwrap().pid, std::process::id());
         peer_pidfd(&accepted).unwrap();

@@ -366,12 +366,13 @@ impl Stream {
                 let error = io::Error::new(io::ErrorKind::NotConnected, "the hub is gone");
                 return Poll::Ready(Err(error));
             }
+            // Also where the pump below has this one called, and it ends before it is asked again.
+            self.has_waited |= allocated.is_pending();
             match allocated {
                 Poll::Ready(slots) => break slots,
                 // In an event loop nobody else looks at the ring before the hub calls.
                 Poll::Pending if session.sleep_kind() == Sleep::Task && session.pump() => {}
                 Poll::Pending => {
-                    self.has_waited = true;
                     session.have_watched();
                     return Poll::Pending;
                 }

@@ -38,8 +38,8 @@ impl Want {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     pub(super) number: u32,
-    /// How many may be called in it.
-    pub(super) most: u32,
+    /// How many may be called in it; `None` where all are threads, between which nobody stands.
+    pub(super) most: Option<u32>,
 }
 
 /// Bounds that keep one stream from taking the arena for itself.
@@ -64,8 +64,10 @@ pub(crate) struct Outbound {
     /// By exchange: how many slots it has under way.
     held: Box<[u32]>,
     waiting: Waiting,
-    /// Those who were called in this turn of the event loop, and its number.
+    /// How many were called in this turn of the event loop, and its number.
     called: (u32, u32),
+    /// How many slots are left for those who are still to be called in this round.
+    left: u32,
     /// Exchanges that lost their handler when no slot was free to say so.
     pub(super) orphans: VecDeque<ExchangeId>,
     /// What events have of the arena.
@@ -93,6 +95,7 @@ impl Outbound {
             held: vec![0; slots as usize].into(),
             waiting: Waiting::default(),
             called: (0, 0),
+            left: 0,
             orphans: VecDeque::new(),
             events: EventShare::new(slots),
             starved: false,
@@ -172,23 +175,28 @@ impl Outbound {
         if self.called.1 != turn.number {
             self.called = (0, turn.number);
         }
-        let mut free = self.arena.free_count();
-        loop {
+        // Those who were called may not have come yet.
+        let mut free = self.arena.free_count().min(self.left);
+        let has_more = loop {
             let window = self.window(self.spare(free));
             let fits = |need| match need {
                 Need::Beginning(least) => least <= free,
                 Need::Further(held) => held < window,
             };
             let Some(next) = self.waiting.next(fits) else {
-                return false;
+                break false;
             };
-            if self.called.0 == turn.most {
-                return true;
+            if let Some(most) = turn.most {
+                if self.called.0 == most {
+                    break true;
+                }
+                self.called.0 += 1;
             }
-            self.called.0 += 1;
             free -= next.0.least();
             called.extend(self.waiting.take(next));
-        }
+        };
+        self.left = free;
+        has_more
     }
 
     /// Slots have come back. Takes out those of which `is_over` says that their exchange is, if they have
@@ -201,6 +209,7 @@ impl Outbound {
     ) {
         self.waiting.take_over(exchange, is_over, called);
         self.waiting.begin_round();
+        self.left = self.arena.free_count();
     }
 
     /// Takes out those of which `is_over` says that their exchange is.
@@ -279,7 +288,7 @@ mod tests {
         }
         let turn = Turn {
             number: 1,
-            most: u32::MAX,
+            most: None,
         };
         let called = |outbound: &mut Outbound, over: Option<u32>| {
             let mut wakers = Vec::new();
@@ -312,7 +321,10 @@ mod tests {
         }
         outbound.arena.release(all);
         outbound.begin_round(u32::MAX, |_| false, &mut Vec::new());
-        let turn = |number| Turn { number, most: 8 };
+        let turn = |number| Turn {
+            number,
+            most: Some(8),
+        };
         let mut called = |number| {
             let mut wakers = Vec::new();
             let has_more = outbound.take_ready(turn(number), &mut wakers);

@@ -457,6 +457,16 @@ impl Exchange {
         lane.acquire(&lane.bodies, attempt, expired).await
     }
 
+    /// Nothing more of the exchange is needed, as when it is dropped.
+    pub fn finish(&self) {
+        let call = self.lane.core.borrow_mut().finish(self.id);
+        let call = self.lane.judge(call).unwrap_or(false);
+        self.lane.wake_first_in_line();
+        if call || self.lane.draining.get() {
+            self.lane.wake_driver();
+        }
+    }
+
     /// Waits for the next response frame. The frame is the caller's to [return](Lane::return_frame).
     ///
     /// # Errors
@@ -474,12 +484,7 @@ impl Exchange {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let call = self.lane.core.borrow_mut().finish(self.id);
-        let call = self.lane.judge(call).unwrap_or(false);
-        self.lane.wake_first_in_line();
-        if call || self.lane.draining.get() {
-            self.lane.wake_driver();
-        }
+        self.finish();
     }
 }
 

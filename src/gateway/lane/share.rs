@@ -21,7 +21,11 @@ impl Lane {
     /// holds slots of requests, who reads slowly those of answers, and both an exchange.
     pub fn pressure(&self) -> Pressure {
         let core = self.core.borrow();
-        let wanted = core.missing();
+        // A lane that drains takes no newcomers.
+        let wanted = match self.draining.get() {
+            true => 0,
+            false => core.missing(),
+        };
         let for_any = !self.newcomers.is_empty() || wanted > 0;
         Pressure {
             lane: self.address(),

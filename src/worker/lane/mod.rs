@@ -21,6 +21,9 @@ use crate::worker::session::{Session, lock};
 
 use self::events::{EVENT_FRAME, delivery};
 
+/// In the place of an exchange: none has this number.
+const NOBODY: u32 = u32::MAX;
+
 /// The worker's end of a lane.
 #[derive(Debug)]
 pub(crate) struct Lane {
@@ -37,8 +40,8 @@ pub(crate) struct Lane {
     inboxes: Box<[Mutex<Option<Arc<Inbox>>>]>,
     /// Whether there may be any inbox.
     arriving: AtomicBool,
-    /// Most of those who wait for slots that are called in one turn of the event loop.
-    most_called: u32,
+    /// Most of those who wait for slots that are called in one turn of the event loop, if there is one.
+    most_called: Option<u32>,
     /// The number of this turn.
     turn: AtomicU32,
     /// Whether more are to be called in the next one. Written under the `outbound` lock.
@@ -92,7 +95,7 @@ impl Lane {
             last_rung: AtomicU32::new(0),
             inboxes: (0..slots).map(|_| Mutex::new(None)).collect(),
             arriving: AtomicBool::new(false),
-            most_called: u32::MAX,
+            most_called: None,
             turn: AtomicU32::new(0),
             has_more: AtomicBool::new(false),
         }
@@ -275,11 +278,12 @@ impl Lane {
         self.arriving.load(Ordering::Acquire) || lock(&self.outbound).is_waited_for()
     }
 
-    /// Wakes whoever waits for slots, or for a part of a body, in an exchange that is over.
+    /// Wakes whoever waits for slots, or for a part of a body, in an exchange that is over; and those who
+    /// can have slots, in case somebody was called for them and has other things to do.
     pub(crate) fn fail_cancelled(&self) {
         let mut outbound = lock(&self.outbound);
-        let waiting = outbound.take_all_over(|id| self.is_cancelled(id));
-        self.sate_if_done(&mut outbound);
+        let mut waiting = outbound.take_all_over(|id| self.is_cancelled(id));
+        waiting.extend(self.serve_waiting(&mut outbound, NOBODY));
         drop(outbound);
         waiting.into_iter().for_each(Waker::wake);
         if !self.arriving.swap(false, Ordering::AcqRel) {

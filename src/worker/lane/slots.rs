@@ -20,7 +20,7 @@ impl Lane {
     /// came for what there was.
     pub(crate) fn in_event_loop(self) -> Lane {
         Lane {
-            most_called: CALLED_IN_TURN,
+            most_called: Some(CALLED_IN_TURN),
             ..self
         }
     }
@@ -79,6 +79,7 @@ impl Lane {
     }
 
     /// Everybody who was called has had a turn.
+    #[cfg_attr(not(feature = "tokio"), allow(dead_code))]
     pub(crate) fn end_turn(&self) {
         self.turn.fetch_add(1, Ordering::Relaxed);
         if self.has_more() {

@@ -107,9 +107,15 @@ impl LaneCore {
         self.held.free_count() <= self.held.slots() / 4
     }
 
-    /// How many exchanges there should be in reserve for newcomers, and are not.
+    /// How many exchanges there should be in reserve for newcomers, and neither are nor will be when the
+    /// worker has said its last word on those that nobody waits for any more.
     pub fn missing(&self) -> usize {
-        (self.exchanges.len() / RESERVED_PART).saturating_sub(self.free.len())
+        let missing = (self.exchanges.len() / RESERVED_PART).saturating_sub(self.free.len());
+        if missing == 0 {
+            return 0;
+        }
+        let comes_back = |e: &&Exchange| e.stage != Stage::Free && e.abandoned;
+        missing.saturating_sub(self.exchanges.iter().filter(comes_back).count())
     }
 
     /// Whether the worker waits for response slots of which the hub holds half or more.

@@ -139,6 +139,27 @@ fn the_number_of_an_exchange_counts_as_room() {
 }
 
 #[test]
+fn exchanges_that_will_come_back_are_not_missed() {
+    let (mut core, mut worker) = lane(64);
+    let ids: Vec<_> = (0..56).map(|_| ask(&mut core, END, u64::MAX)).collect();
+    core.publish();
+    assert_eq!(core.missing(), 0, "an eighth is free");
+    while let Some(request) = worker.take() {
+        worker.send(give_back(&request));
+    }
+    look(&mut core, 0).unwrap();
+    let more = [(); 3].map(|()| ask(&mut core, END, u64::MAX));
+    assert_eq!(core.missing(), 3);
+    // Given up, and the worker has not said its last word on it.
+    core.finish(ids[0]).unwrap();
+    core.finish(more[0]).unwrap();
+    assert_eq!(core.missing(), 1);
+    worker.send(answer(Completion::Response, ids[0], 0, END));
+    look(&mut core, 0).unwrap();
+    assert_eq!(core.missing(), 1, "it has come back");
+}
+
+#[test]
 fn a_worker_that_has_answered_all_it_read_cannot_find_the_ring_full() {
     const SLOTS: u32 = 16;
     // Two slots are kept from newcomers.
