@@ -81,6 +81,10 @@ impl Waiting {
 
     /// The exchanges with this number have so many slots under way now.
     pub(super) fn has_under_way(&mut self, exchange: u32, held: u32) {
+        // As it is nearly always, and each answer asks twice.
+        if self.line.is_empty() {
+            return;
+        }
         for (_, place) in self.places.range_mut(numbered(exchange)) {
             if matches!(place.0, Need::Further(was) if was != held)
                 && let Some(waiter) = self.line.remove(place)
