@@ -167,8 +167,10 @@ pub const BRISK_MS: u64 = 1_000;
 pub const WRITE_TIMEOUT_MS: u64 = 30_000;
 /// Time a client may keep a request or an answer waiting while others wait for what it holds.
 pub const PRESSED_TIMEOUT_MS: u64 = 5_000;
-/// The same for those who do so for longest, while next to no exchange of the worker is left, so that
-/// nobody else could be served.
+/// The same for those who do so for longest, while fewer exchanges of the worker are free than there should
+/// be for newcomers.
+pub const CROWDED_TIMEOUT_MS: u64 = 1_000;
+/// The same for as many of them as newcomers wait in line.
 pub const FULL_TIMEOUT_MS: u64 = 500;
 /// Time clients have for what they still hold of a lane whose worker is gone.
 pub const REMAINS_MS: u64 = 5_000;
@@ -266,5 +268,6 @@ const _: () = assert!(
     "a heartbeat may be a second late, and so may a busy machine"
 );
 const _: () =
-    assert!(FULL_TIMEOUT_MS < PRESSED_TIMEOUT_MS && PRESSED_TIMEOUT_MS < WRITE_TIMEOUT_MS);
+    assert!(FULL_TIMEOUT_MS < CROWDED_TIMEOUT_MS && CROWDED_TIMEOUT_MS < PRESSED_TIMEOUT_MS);
+const _: () = assert!(PRESSED_TIMEOUT_MS < WRITE_TIMEOUT_MS);
 const _: () = assert!(PING_TIMEOUT_MS < PING_INTERVAL_MS);

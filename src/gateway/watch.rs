@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 use monoio::io::{CancelHandle, Canceller};
 use slab::Slab;
 
-use crate::limits::{FULL_TIMEOUT_MS, PRESSED_TIMEOUT_MS};
+use crate::limits::{CROWDED_TIMEOUT_MS, FULL_TIMEOUT_MS, PRESSED_TIMEOUT_MS};
 use crate::sys::listen::{reset_on_close, shutdown_both, shutdown_read, with_socket};
 
 /// The deadlines of one connection, in milliseconds of the shard's clock.
@@ -251,6 +251,8 @@ pub struct Pressure {
     /// How many exchanges are to be had back at once, for next to none is left: from those clients that
     /// have kept theirs waiting for longest.
     pub wanted: usize,
+    /// How many newcomers wait for one; for these sooner than for those who may come.
+    pub in_line: usize,
 }
 
 impl std::fmt::Debug for Watch {
@@ -311,7 +313,7 @@ impl Watches {
             let had_back = relieved.iter().filter(|l| **l == pressure.lane).count();
             let wanted = pressure.wanted.saturating_sub(had_back);
             if wanted > 0 {
-                give_up_slowest(&watches, pressure.lane, wanted, now_ms);
+                give_up_slowest(&watches, pressure, wanted, now_ms);
             }
         }
     }
@@ -339,12 +341,19 @@ impl Watches {
 
 /// Gives so many clients up of those that have kept something of this lane waiting for a while: those
 /// that did so for longest.
-fn give_up_slowest(watches: &Slab<Rc<Watch>>, lane: usize, wanted: usize, now_ms: u64) {
-    let since = |(_, w): (usize, &Rc<Watch>)| Some((w.waits_since_ms(lane)?, w.clone()));
+fn give_up_slowest(watches: &Slab<Rc<Watch>>, pressure: &Pressure, wanted: usize, now_ms: u64) {
+    let since = |(_, w): (usize, &Rc<Watch>)| Some((w.waits_since_ms(pressure.lane)?, w.clone()));
     let mut slow: Vec<_> = watches.iter().filter_map(since).collect();
-    slow.retain(|(since_ms, _)| since_ms + FULL_TIMEOUT_MS <= now_ms);
     slow.sort_by_key(|(since_ms, _)| *since_ms);
-    slow.iter().take(wanted).for_each(|(_, w)| w.give_up());
+    for (place, (since_ms, watch)) in slow.iter().take(wanted).enumerate() {
+        let patience_ms = match place < pressure.in_line {
+            true => FULL_TIMEOUT_MS,
+            false => CROWDED_TIMEOUT_MS,
+        };
+        if since_ms + patience_ms <= now_ms {
+            watch.give_up();
+        }
+    }
 }
 
 /// A connection's place among the [`Watches`], left when dropped.
@@ -372,12 +381,13 @@ mod tests {
 
     const LANE: usize = 0x1000;
 
-    fn pressure(wanted: usize) -> Pressure {
+    fn pressure(wanted: usize, in_line: usize) -> Pressure {
         Pressure {
             lane: LANE,
             on_senders: true,
             on_readers: true,
             wanted,
+            in_line,
         }
     }
 
@@ -408,13 +418,15 @@ mod tests {
         let other = reader(&watches, 2 * LANE, start_ms);
         let ended = || clients.each_ref().map(|(_, _, theirs)| is_ended(theirs));
         let early_ms = start_ms + FULL_TIMEOUT_MS;
-        watches.tick(early_ms, &[pressure(5)]);
+        watches.tick(early_ms, &[pressure(5, 5)]);
         assert_eq!(ended(), [false; 5], "nobody was slow for long enough");
-        watches.tick(early_ms + 100, &[pressure(0)]);
+        watches.tick(early_ms + 100, &[pressure(0, 5)]);
         assert_eq!(ended(), [false; 5], "there is enough");
-        watches.tick(early_ms + 100, &[pressure(2)]);
+        watches.tick(early_ms + 100, &[pressure(5, 1)]);
+        assert_eq!(ended(), [false, true, false, false, false], "one waits");
+        watches.tick(start_ms + CROWDED_TIMEOUT_MS + 100, &[pressure(1, 0)]);
         assert_eq!(ended(), [false, true, false, true, false]);
-        watches.tick(early_ms + 100, &[pressure(9)]);
+        watches.tick(start_ms + CROWDED_TIMEOUT_MS + 100, &[pressure(9, 0)]);
         assert_eq!(ended(), [true, true, true, true, false], "one is not slow");
         assert!(!is_ended(&other.2));
     }
@@ -426,9 +438,9 @@ mod tests {
         let overdue = reader(&watches, LANE, start_ms);
         let slow = reader(&watches, LANE, start_ms + 1_000);
         let late_ms = start_ms + PRESSED_TIMEOUT_MS;
-        watches.tick(late_ms, &[pressure(1)]);
+        watches.tick(late_ms, &[pressure(1, 1)]);
         assert!(is_ended(&overdue.2) && !is_ended(&slow.2));
-        watches.tick(late_ms, &[pressure(1)]);
+        watches.tick(late_ms, &[pressure(1, 1)]);
         assert!(is_ended(&slow.2));
     }
 }

@@ -30,6 +30,11 @@ impl Line {
     pub fn is_empty(&self) -> bool {
         self.waiting.borrow().is_empty()
     }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.borrow().len()
+    }
 }
 
 /// A place in a line, or before one; left when dropped.

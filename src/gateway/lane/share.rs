@@ -32,6 +32,7 @@ impl Lane {
             on_senders: for_any || !self.uploads.is_empty(),
             on_readers: for_any || core.is_starving_worker(),
             wanted,
+            in_line: self.newcomers.len(),
         }
     }
 
