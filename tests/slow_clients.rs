@@ -106,6 +106,17 @@ fn slow_uploads_leave_a_thread_to_others() {
     hub.wait_idle();
 }
 
+/// A client that sends bodies of this length to be echoed, one behind the other, and reads no answer.
+fn asks_for_echoes(hub: &Hub, length: usize) -> Client {
+    let mut client = Client::with_small_window(hub.address);
+    let request = request_bytes("POST", "/echo", "", pattern(0, length));
+    // The hub stops reading when its answers are not read.
+    let mut writer = client.writer();
+    std::thread::spawn(move || (0..20).try_for_each(|_| writer.write_all(&request)));
+    client.fill().expect("an answer begins");
+    client
+}
+
 #[test]
 fn slow_readers_leave_room_for_others() {
     let hub = hub();
@@ -122,15 +133,7 @@ fn slow_readers_leave_room_for_others() {
     }
     check_served(&hub, "beside streams that are not read");
     // Whole answers, one behind the other on each connection.
-    for _ in 0..READERS {
-        let mut client = Client::with_small_window(hub.address);
-        let request = request_bytes("POST", "/echo", "", pattern(0, 400_000));
-        // The hub stops reading when its answers are not read.
-        let mut writer = client.writer();
-        std::thread::spawn(move || (0..20).try_for_each(|_| writer.write_all(&request)));
-        client.fill().expect("an answer begins");
-        slow.push(client);
-    }
+    slow.extend((0..READERS).map(|_| asks_for_echoes(&hub, 400_000)));
     check_served(&hub, "beside whole answers that are not read");
     let answer = hub.get("/bytes/3000000");
     assert_eq!(
@@ -153,12 +156,7 @@ fn whole_answers_that_are_not_read_keep_no_exchange() {
     let start = Instant::now();
     let mut slow: Vec<Client> = Vec::new();
     while slow.len() < 70 {
-        let mut client = Client::with_small_window(hub.address);
-        let request = request_bytes("POST", "/echo", "", pattern(0, 40_000));
-        let mut writer = client.writer();
-        std::thread::spawn(move || (0..20).try_for_each(|_| writer.write_all(&request)));
-        client.fill().expect("an answer begins");
-        slow.push(client);
+        slow.push(asks_for_echoes(&hub, 40_000));
         assert_eq!(hub.get("/hello").text(), "Hello, World!");
     }
     println!("with {} of them: {:?}", slow.len(), start.elapsed());
