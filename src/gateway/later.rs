@@ -49,12 +49,12 @@ impl Later {
         self.brisk.get()
     }
 
-    /// So many answers have come out of a lane in which, with those, so many exchanges are open: it is the
-    /// turn of those who were left alone.
-    pub fn note(&self, answers: usize, open: usize) {
-        // The other exchanges are with the worker, or with those who are called now and ask again. Where
-        // there are hardly any, there is nothing to wait for.
-        let many = answers >= BRISK_ANSWERS && open.saturating_sub(answers) >= BRISK_TO_COME;
+    /// So many answers have come out of a lane, and so many more are awaited: it is the turn of those who
+    /// were left alone.
+    pub fn note(&self, answers: usize, awaited: usize) {
+        // Those who are called now ask again. Where hardly any are to come, there is nothing to wait for.
+        let to_come = awaited + self.waiting.borrow().len();
+        let many = answers >= BRISK_ANSWERS && to_come >= BRISK_TO_COME;
         let doubt = self.doubt.get();
         self.brisk.set(many && doubt == 0 && !self.broken.get());
         if many && doubt > 0 {
@@ -167,7 +167,7 @@ mod tests {
             (BRISK_TO_COME - 1, false),
             (BRISK_TO_COME, true),
         ] {
-            later.note(BRISK_ANSWERS, BRISK_ANSWERS + to_come);
+            later.note(BRISK_ANSWERS, to_come);
             assert_eq!(later.is_brisk(), brisk, "{to_come}");
         }
         later.note(BRISK_ANSWERS - 1, MANY);

@@ -144,7 +144,7 @@ impl Lane {
             return Look::Ended(Ended::Dead);
         };
         if turn.answers > 0 {
-            later.note(turn.answers, self.core.borrow().in_use());
+            later.note(turn.answers, self.core.borrow().awaited());
         }
         if turn.room_made {
             self.wake_first_in_line();

@@ -158,6 +158,7 @@ impl LaneCore {
         }
         if first {
             exchange.stage = Stage::Responding;
+            self.awaited -= usize::from(!exchange.slow);
             exchange.remaining = d.total;
         }
         if exchange.bodyless {

@@ -59,6 +59,8 @@ pub struct LaneCore {
     event_frames: VecDeque<EventFrame>,
     exchanges: Box<[Exchange]>,
     free: Vec<u32>,
+    /// Exchanges of which the worker has said nothing, and no look at the time has found that.
+    awaited: usize,
     ping: Option<u32>,
     dead: bool,
     /// The shard's time at the last look, in milliseconds.
@@ -89,6 +91,7 @@ impl LaneCore {
             event_frames: VecDeque::new(),
             exchanges: (0..slots).map(|_| Exchange::new()).collect(),
             free: (0..slots).rev().collect(),
+            awaited: 0,
             ping: None,
             dead: false,
             now_ms: 0,
@@ -127,6 +130,12 @@ impl LaneCore {
     /// Exchanges that are not free: in flight, or kept until the worker lets go of them.
     pub fn in_use(&self) -> usize {
         self.exchanges.len() - self.free.len()
+    }
+
+    /// Exchanges whose answers may begin at any moment: neither those that have begun and whose clients
+    /// take their time, nor those with which the worker or a sender takes long.
+    pub fn awaited(&self) -> usize {
+        self.awaited
     }
 
     /// Exchanges that a lane that drains still waits for.
@@ -275,6 +284,7 @@ impl LaneCore {
             } else if !exchange.slow && matches!(exchange.stage, Stage::Waiting | Stage::Responding)
             {
                 exchange.slow = true;
+                self.awaited -= usize::from(exchange.stage == Stage::Waiting);
                 exchange.wake();
             }
         }

@@ -57,6 +57,7 @@ impl LaneCore {
         }
         if first {
             exchange.stage = Stage::Waiting;
+            self.awaited += 1;
             self.stats.count_request();
         }
         exchange.lent += 1;

@@ -46,6 +46,8 @@ pub(super) struct Asked {
     pub(super) frames: VecDeque<Frame>,
     pub(super) failure: Option<Failure>,
     pub(super) due_ms: Option<u64>,
+    /// Whether a look at the time has found it without its whole answer.
+    pub(super) slow: bool,
 }
 
 impl Asked {

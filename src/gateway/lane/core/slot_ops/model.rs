@@ -108,6 +108,7 @@ impl Model {
             frames: VecDeque::new(),
             failure: None,
             due_ms: None,
+            slow: false,
         };
         let before = self.exchanges.insert(key, asked);
         assert!(before.is_none(), "{key:?} is in use");
@@ -288,9 +289,22 @@ impl Model {
 
     pub(super) fn expire(&mut self, now_ms: u64) -> usize {
         self.now_ms = now_ms;
-        let exchanges = self.exchanges.values_mut();
-        let overdue = exchanges.filter(|asked| asked.due_ms.is_some_and(|due| due <= now_ms));
-        overdue.map(|asked| asked.fail(Failure::Deadline)).count()
+        let mut overdue = 0;
+        for asked in self.exchanges.values_mut() {
+            if asked.due_ms.is_some_and(|due| due <= now_ms) {
+                asked.fail(Failure::Deadline);
+                overdue += 1;
+            } else {
+                asked.slow |= matches!(asked.stage, Stage::Waiting | Stage::Responding);
+            }
+        }
+        overdue
+    }
+
+    /// Exchanges whose answers may begin at any moment.
+    pub(super) fn awaited(&self) -> usize {
+        let awaited = |asked: &&Asked| asked.stage == Stage::Waiting && !asked.slow;
+        self.exchanges.values().filter(awaited).count()
     }
 
     pub(super) fn die(&mut self) {

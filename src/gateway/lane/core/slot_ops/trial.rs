@@ -285,6 +285,7 @@ impl<'a> Trial<'a> {
             };
             assert_eq!(state, expected, "slot {slot}");
         }
+        assert_eq!(self.core.awaited(), self.model.awaited());
         let free = self.core.arena.free_count() as usize;
         assert_eq!(free, self.model.free_slots());
         let held = self.model.held.iter().filter(|held| !**held).count();

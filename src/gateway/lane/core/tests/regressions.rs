@@ -160,6 +160,35 @@ fn exchanges_that_will_come_back_are_not_missed() {
 }
 
 #[test]
+fn what_clients_take_slowly_is_not_awaited() {
+    let (mut core, mut worker) = lane(64);
+    let ids = [(); 4].map(|()| ask(&mut core, END, u64::MAX));
+    core.publish();
+    while let Some(request) = worker.take() {
+        worker.send(give_back(&request));
+    }
+    look(&mut core, 0).unwrap();
+    assert_eq!((core.in_use(), core.awaited()), (4, 4));
+    // The first has its whole answer, the second the beginning of one, and neither client has read it.
+    worker.send(answer(Completion::Response, ids[0], 0, END));
+    worker.send(answer(Completion::Response, ids[1], 1, 0));
+    look(&mut core, 0).unwrap();
+    assert_eq!((core.in_use(), core.awaited()), (4, 2));
+    // The worker takes its time.
+    core.expire(1_000);
+    assert_eq!((core.in_use(), core.awaited()), (4, 0));
+    let quick = ask(&mut core, END, u64::MAX);
+    assert_eq!(core.awaited(), 1);
+    // One that nobody waits for is still counted, until it is answered.
+    core.finish(quick).unwrap();
+    worker.send(answer(Completion::Response, quick, 2, END));
+    worker.send(answer(Completion::Response, ids[2], 3, END));
+    assert_eq!(core.awaited(), 1);
+    look(&mut core, 1_000).unwrap();
+    assert_eq!(core.awaited(), 0);
+}
+
+#[test]
 fn a_worker_that_has_answered_all_it_read_cannot_find_the_ring_full() {
     const SLOTS: u32 = 16;
     // Two slots are kept from newcomers.
