@@ -28,9 +28,8 @@ use std::time::{Duration, Instant};
 pub use client::{Answer, Client};
 pub use hub::{Hub, HubOptions, Worker};
 
-/// A wait longer than this is a hang. Never a measure of speed: a kernel that is busy takes up to half a
-/// minute to take the rings of a process apart that has ended.
-pub const GUARD: Duration = Duration::from_secs(90);
+/// A wait longer than this is a hang. Never a measure of speed.
+pub const GUARD: Duration = Duration::from_secs(30);
 
 /// Returns once `condition` holds.
 ///
