@@ -201,10 +201,16 @@ fn a_hub_without_descriptors_for_clients_recovers_by_itself() {
         std::thread::sleep(Duration::from_millis(500));
         let tries = fault.count() - before;
         assert!(tries < 100, "{error}: {tries} tries in half a second");
-        fault.end();
-        for client in &mut clients {
-            assert_eq!(client.answer().status, 200, "{error}");
-        }
+        let failures = fault.end();
+        let answers: Vec<_> = clients.iter_mut().map(Client::answer).collect();
+        // Without a descriptor the hub tries twice, the second time with its spare one. Where the fault
+        // ended between the two, that one has taken a client, who is told that there is no place.
+        let between = error != "ENOMEM" && failures % 2 == 1;
+        let refused = answers.iter().filter(|a| a.status == 503).count();
+        let served = answers.iter().filter(|a| a.status == 200).count();
+        println!("{failures} failures, {refused} refused");
+        assert!(refused <= usize::from(between), "{error}");
+        assert_eq!(served + refused, 3, "{error}: {answers:?}");
     }
     // A client that left the queue is no reason to wait with the next.
     let fault = Fault::new(&hub, "shard-0", "accept4:error=ECONNABORTED:when=1..5");

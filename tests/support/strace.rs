@@ -2,7 +2,7 @@
 //! Only processes of the test are traced, and a hub that is let go of goes on as if nothing had been.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::hub::{Hub, HubOptions};
@@ -68,8 +68,7 @@ impl Fault {
 
     /// How often the call has failed.
     pub fn count(&self) -> usize {
-        let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-        log.matches("(INJECTED)").count()
+        failures(&self.log)
     }
 
     /// Waits until the call has failed so often.
@@ -79,8 +78,8 @@ impl Fault {
         });
     }
 
-    /// The call works again.
-    pub fn end(mut self) {
+    /// The call works again. Returns how often it has failed.
+    pub fn end(mut self) -> usize {
         self.strace.signal("INT");
         self.strace.wait();
         wait_until("strace has let go of the hub", || {
@@ -88,7 +87,13 @@ impl Fault {
                 .into_iter()
                 .all(|tid| tracer(self.hub, tid) == 0)
         });
+        failures(&self.log)
     }
+}
+
+fn failures(log: &Path) -> usize {
+    let log = std::fs::read_to_string(log).unwrap_or_default();
+    log.matches("(INJECTED)").count()
 }
 
 fn rule(inject: &str) -> Vec<String> {
