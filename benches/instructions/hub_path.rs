@@ -12,7 +12,7 @@ use slotway::gateway::lane::{ExchangeId, LaneCore, RequestFrame};
 use slotway::gateway::stats::LaneStats;
 use slotway::gateway::{Routes, Target};
 use slotway::http::{
-    HeadScanner, HeadStyle, encode_worker_head, framing_for, imf_fixdate, parse_head,
+    HeadScanner, HeadStyle, PassedFields, encode_worker_head, framing_for, imf_fixdate, parse_head,
 };
 use slotway::limits::COMPLETIONS_PER_TURN;
 use slotway::message::{Method, Params, RequestHead};
@@ -50,6 +50,7 @@ pub struct HubPath {
     memory: Arc<LaneMemory<HubSide>>,
     date: [u8; 29],
     response_head: Vec<u8>,
+    passed: PassedFields,
     out: Vec<u8>,
     worker: WorkerEnd,
 }
@@ -97,6 +98,7 @@ impl HubPath {
             memory,
             date: imf_fixdate(784_111_777),
             response_head: Vec::new(),
+            passed: PassedFields::default(),
             out: Vec::new(),
             worker,
         }
@@ -169,7 +171,8 @@ impl HubPath {
             date: &self.date,
             cors: false,
         };
-        encode_worker_head(&mut self.out, status, fields, framing, &style).unwrap();
+        let passed = &mut self.passed;
+        encode_worker_head(&mut self.out, passed, status, fields, framing, &style).unwrap();
         let out = &mut self.out;
         assert!(
             self.memory

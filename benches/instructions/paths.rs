@@ -3,8 +3,10 @@
 
 use std::hint::black_box;
 
-use slotway::http::{HeadScanner, parse_head};
-use slotway::message::{Method, Params, RequestHead, Span};
+use slotway::http::{
+    BodyFraming, HeadScanner, HeadStyle, PassedFields, encode_worker_head, imf_fixdate, parse_head,
+};
+use slotway::message::{Method, Params, RequestHead, Span, Version};
 use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
 use slotway::shm::codec::{
     LifecycleFlags, MAX_ENCODED_REQUEST, RequestParts, decode_request, encode_request,
@@ -39,7 +41,7 @@ type Turn = Box<dyn FnMut(bool)>;
 /// A path's name, and what makes it ready.
 type Path = (&'static str, fn() -> Turn);
 
-const PATHS: [Path; 10] = [
+const PATHS: [Path; 12] = [
     ("http_parse_small", || http_parse(SMALL)),
     ("http_parse_browser", || http_parse(BROWSER)),
     ("route_match_10_literal", || route_match(2, "status")),
@@ -48,6 +50,8 @@ const PATHS: [Path; 10] = [
     ("route_match_10000_parameters", || route_match(2000, DEEP)),
     ("slot_codec_encode", slot_codec_encode),
     ("slot_codec_decode", slot_codec_decode),
+    ("response_head_new", || response_head(&RESPONSES)),
+    ("response_head_again", || response_head(&RESPONSES[..1])),
     ("hub_path_small", || hub_path(SMALL)),
     ("hub_path_browser", || hub_path(BROWSER)),
 ];
@@ -175,6 +179,38 @@ fn slot_codec_decode() -> Turn {
             view.path().len() + fields.sum::<usize>() + params.sum::<usize>()
         });
         assert!(seen > 100);
+    })
+}
+
+/// Field sections as workers send them. They have one length, so that each displaces the other where
+/// those that were checked are remembered.
+const RESPONSES: [&str; 2] = [
+    "content-type: application/json\r\ncache-control: no-store\r\n\
+     x-request-id: 6f1ed002-ab55-9585-9014-ebf0951522d9\r\n",
+    "content-type: application/json\r\ncache-control: no-store\r\n\
+     x-request-id: a7de01fb-a0ac-4e8b-8a80-8ddc87bd2bea\r\n",
+];
+
+fn response_head(sections: &'static [&'static str]) -> Turn {
+    let date = imf_fixdate(784_111_777);
+    let mut passed = PassedFields::default();
+    let mut out = Vec::with_capacity(1024);
+    let mut next = 0;
+    Box::new(move |counts| {
+        let fields = black_box(sections[next].as_bytes());
+        next = (next + 1) % sections.len();
+        out.clear();
+        let style = HeadStyle {
+            version: Version::Http11,
+            keep_alive: true,
+            date: &date,
+            cors: true,
+        };
+        part(counts, || {
+            let framing = BodyFraming::Length(black_box(1234));
+            encode_worker_head(&mut out, &mut passed, 200, fields, framing, &style).unwrap();
+        });
+        assert!(out.len() > fields.len());
     })
 }
 

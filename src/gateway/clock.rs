@@ -9,33 +9,61 @@ use crate::sys::clock::{monotonic_ms, unix_seconds};
 /// The clocks of one shard.
 #[derive(Debug)]
 pub struct Clock {
-    date: Cell<(u64, [u8; 29])>,
+    /// What was read last.
+    recent_ms: Cell<u64>,
+    date: Cell<Date>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Date {
+    /// The monotonic time at which it was compared with the wall clock.
+    checked_ms: u64,
+    second: u64,
+    text: [u8; 29],
 }
 
 impl Clock {
     /// A clock that shows the time.
     pub fn new() -> Clock {
-        let now = unix_seconds();
+        let (now_ms, second) = (monotonic_ms(), unix_seconds());
         Clock {
-            date: Cell::new((now, imf_fixdate(now))),
+            recent_ms: Cell::new(now_ms),
+            date: Cell::new(Date {
+                checked_ms: now_ms,
+                second,
+                text: imf_fixdate(second),
+            }),
         }
     }
 
     /// Milliseconds since some fixed point in the past, a few milliseconds coarse.
     pub fn now_ms(&self) -> u64 {
-        monotonic_ms()
+        let now_ms = monotonic_ms();
+        self.recent_ms.set(now_ms);
+        now_ms
     }
 
-    /// The date and time now, as in a `Date` field (RFC 9110, section 5.6.7).
+    /// What somebody was told last. Every look at a lane asks, and every tick: while there are requests
+    /// this is no older than 50 ms, and right behind a request or an answer it is as good as now.
+    pub fn recent_ms(&self) -> u64 {
+        self.recent_ms.get()
+    }
+
+    /// The date and time at [`recent_ms`](Clock::recent_ms), as in a `Date` field (RFC 9110, section
+    /// 5.6.7).
     pub fn date(&self) -> [u8; 29] {
-        let now = unix_seconds();
-        let (second, date) = self.date.get();
-        if second == now {
-            return date;
+        let recent_ms = self.recent_ms();
+        let mut date = self.date.get();
+        if date.checked_ms != recent_ms {
+            let second = unix_seconds();
+            if date.second != second {
+                date.second = second;
+                date.text = imf_fixdate(second);
+            }
+            date.checked_ms = recent_ms;
+            self.date.set(date);
         }
-        let date = imf_fixdate(now);
-        self.date.set((now, date));
-        date
+        date.text
     }
 }
 

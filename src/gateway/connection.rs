@@ -103,6 +103,7 @@ pub async fn serve(
         shard.config.clients.write_timeout_ms,
         shard.spilled.clone(),
         shard.later.clone(),
+        shard.passed.clone(),
     );
     let input = Input::new(read_more, pending, reader);
     let mut connection = Connection {
@@ -121,14 +122,14 @@ pub async fn serve(
 
 impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     async fn run(&mut self) {
-        self.rest().await;
+        self.rest(self.shard.clock.now_ms()).await;
         // That it speaks at once says nothing of what comes after its first answer.
         self.expect_soon(false);
         // What serving a request takes is in a box of its own, to be had and given back: most
         // connections say nothing most of the time.
         while self.input.holds_bytes() && Box::pin(self.talk()).await == Next::Rest {
             self.output.shrink();
-            self.rest().await;
+            self.rest(self.shard.clock.now_ms()).await;
         }
     }
 
@@ -162,10 +163,9 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }
     }
 
-    /// Waits for the first bytes of a request, or the end of the connection.
-    async fn rest(&mut self) {
+    /// Waits from now on for the first bytes of a request, or the end of the connection.
+    async fn rest(&mut self, began_ms: u64) {
         let (watch, clock) = (&self.entered.watch, &self.shard.clock);
-        let began_ms = clock.now_ms();
         watch.expect_read(began_ms + self.shard.config.clients.idle_timeout_ms);
         watch.set_resting(true);
         // An error shows as the end of the input.
@@ -204,7 +204,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 if !self.brisk {
                     return Head::Later;
                 }
-                self.rest().await;
+                // Right behind an answer.
+                self.rest(self.shard.clock.recent_ms()).await;
                 began = false;
                 continue;
             }

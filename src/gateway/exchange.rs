@@ -135,7 +135,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     total,
                     flags: END,
                 };
-                let due_ms = self.shard.clock.now_ms() + self.shard.config.timeout_ms;
+                let now_ms = match body_len {
+                    // Right behind the head.
+                    0 => self.shard.clock.recent_ms(),
+                    _ => self.shard.clock.now_ms(),
+                };
+                let due_ms = now_ms + self.shard.config.timeout_ms;
                 exchange.submit(slots, frame, due_ms);
                 drop(share);
                 timing.submitted();

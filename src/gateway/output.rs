@@ -1,6 +1,7 @@
 //! The sending half of a connection: whole answers of the hub's own, and responses relayed from a
 //! worker, frame by frame, straight from its memory where they are not small.
 
+use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
 
@@ -15,7 +16,7 @@ use crate::gateway::relayed::{BadHead, Relayed};
 use crate::gateway::spilled::Spilled;
 use crate::gateway::watch::Watch;
 use crate::http::{
-    BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, WorkerHeadFault, chunk_prefix,
+    BodyFraming, CHUNK_SUFFIX, HeadStyle, LAST_CHUNK, PassedFields, WorkerHeadFault, chunk_prefix,
     encode_own_head, encode_worker_head, framing_for,
 };
 use crate::limits::MAX_HEAD;
@@ -51,6 +52,7 @@ pub struct Output {
     timeout_ms: u64,
     spilled: Rc<Spilled>,
     later: Rc<Later>,
+    passed: Rc<RefCell<PassedFields>>,
     /// Whether the client took less than it was offered, the last time.
     slow: bool,
     /// The address of the lane whose memory is being sent from; 0 for none.
@@ -71,6 +73,7 @@ impl Output {
         timeout_ms: u64,
         spilled: Rc<Spilled>,
         later: Rc<Later>,
+        passed: Rc<RefCell<PassedFields>>,
     ) -> Output {
         Output {
             writer,
@@ -79,6 +82,7 @@ impl Output {
             timeout_ms,
             spilled,
             later,
+            passed,
             slow: false,
             lane: 0,
             bytes: Vec::new(),
@@ -198,7 +202,9 @@ impl Output {
     ) -> Result<Vec<u8>, WorkerHeadFault> {
         let mut head = Vec::new();
         let date = self.clock.date();
-        encode_worker_head(&mut head, status, fields, framing, &style(manner, &date))?;
+        let style = style(manner, &date);
+        let passed = &mut self.passed.borrow_mut();
+        encode_worker_head(&mut head, passed, status, fields, framing, &style)?;
         Ok(head)
     }
 
@@ -301,6 +307,7 @@ impl Output {
         let date = self.clock.date();
         encode_worker_head(
             &mut self.bytes,
+            &mut self.passed.borrow_mut(),
             status,
             fields,
             framing,
@@ -370,8 +377,12 @@ impl Output {
         };
         let mut result = Ok(());
         while rest.sent < rest.bytes.len() {
-            self.expect_progress();
             let unhurried = unhurried && rest.sent == 0;
+            // Right behind an answer of a worker.
+            self.expect_progress(match unhurried {
+                true => self.clock.recent_ms(),
+                false => self.clock.now_ms(),
+            });
             let write = self.writer.write(rest);
             let (written, back) = self.later.end_of(write, unhurried).await;
             rest = back;
@@ -422,7 +433,7 @@ impl Output {
                 drop(spill);
                 return result;
             }
-            self.expect_progress();
+            self.expect_progress(self.clock.now_ms());
             let (written, GatherWrite(back)) = self.writer.writev(GatherWrite(gather)).await;
             gather = back;
             match written {
@@ -439,9 +450,8 @@ impl Output {
         result
     }
 
-    /// A client that takes nothing for too long is cut off.
-    fn expect_progress(&self) {
-        let now_ms = self.clock.now_ms();
+    /// A client that takes nothing for too long from now on is cut off.
+    fn expect_progress(&self, now_ms: u64) {
         self.watch
             .expect_write(now_ms + self.timeout_ms, self.lane, now_ms);
     }

@@ -31,6 +31,7 @@ use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
 use crate::gateway::{ControlAnswer, ControlPlane, GatewayConfig, Routes};
+use crate::http::PassedFields;
 use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
 use crate::sys::listen::shutdown_both;
 use crate::sys::probe::UringSupport;
@@ -109,6 +110,7 @@ pub struct Shard {
     pub(super) watches: Rc<Watches>,
     pub(super) spilled: Rc<Spilled>,
     pub(super) later: Rc<Later>,
+    pub(super) passed: Rc<RefCell<PassedFields>>,
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) streams: Streams,
@@ -156,6 +158,7 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         watches: Rc::new(Watches::default()),
         spilled: Rc::new(Spilled::default()),
         later: Rc::new(Later::new()?),
+        passed: Rc::default(),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
         streams: parts.streams,

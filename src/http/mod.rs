@@ -7,6 +7,7 @@ pub mod fault;
 mod grammar;
 #[cfg(any(test, fuzzing))]
 pub mod naive;
+pub mod passed;
 pub mod problem;
 pub mod request;
 pub mod response;
@@ -20,6 +21,7 @@ pub use chunked::{
 };
 pub use date::imf_fixdate;
 pub use fault::Fault;
+pub use passed::PassedFields;
 pub use problem::problem_body;
 pub use request::parse_head;
 pub use response::{

@@ -2,8 +2,9 @@
 //! nothing a worker sends can change where its response ends.
 
 use super::grammar::{is_field_content, is_token};
+use super::passed::PassedFields;
 use super::status::status_line;
-use super::worker_fields::{Given, WorkerHeadFault, copy_fields};
+use super::worker_fields::{Given, WorkerHeadFault};
 use crate::message::{Method, Version};
 
 /// The interim answer to `Expect: 100-continue` (RFC 9110, section 15.2.1). HTTP/1.1 only.
@@ -72,10 +73,13 @@ pub struct HeadStyle<'a> {
 /// are dropped, everything else passes unchanged and in order. `date` is added where the worker gave none (RFC 9110, section
 /// 6.6.1).
 ///
+/// `passed` saves the checking where the same was said lately.
+///
 /// # Errors
 /// [`WorkerHeadFault`] says which rule was broken; `out` is then as it was before.
 pub fn encode_worker_head(
     out: &mut Vec<u8>,
+    passed: &mut PassedFields,
     status: u16,
     fields: &[u8],
     framing: BodyFraming,
@@ -86,7 +90,7 @@ pub fn encode_worker_head(
     }
     let before = out.len();
     put_status_line(out, status);
-    match copy_fields(out, fields) {
+    match passed.copy(out, fields) {
         Ok(given) => {
             put_hub_fields(out, given, framing, style);
             Ok(())
@@ -198,7 +202,8 @@ mod tests {
 
     fn worker(status: u16, fields: &str, framing: BodyFraming, style: &HeadStyle) -> String {
         let mut out = b"before".to_vec();
-        encode_worker_head(&mut out, status, fields.as_bytes(), framing, style).unwrap();
+        let passed = &mut PassedFields::default();
+        encode_worker_head(&mut out, passed, status, fields.as_bytes(), framing, style).unwrap();
         String::from_utf8(out.split_off(6)).unwrap()
     }
 
@@ -310,7 +315,9 @@ mod tests {
             (200, b"a: b\r\ntrailer: x\r\nc: d\r\ne: \n\r\n"),
         ] {
             let mut out = b"before".to_vec();
-            let said = encode_worker_head(&mut out, status, fields, BodyFraming::None, &style);
+            let passed = &mut PassedFields::default();
+            let framing = BodyFraming::None;
+            let said = encode_worker_head(&mut out, passed, status, fields, framing, &style);
             assert!(said.is_err(), "{status} {fields:?}");
             assert_eq!(out, b"before");
         }
@@ -361,11 +368,13 @@ mod tests {
 
     #[test]
     fn every_head_parses_with_another_parser() {
+        let mut passed = PassedFields::default();
         for status in 200..=599 {
             let mut out = Vec::new();
             let style = style(Version::Http10, status % 2 == 0, status % 3 == 0);
             encode_worker_head(
                 &mut out,
+                &mut passed,
                 status,
                 b"a: b\r\n",
                 BodyFraming::Length(1),
