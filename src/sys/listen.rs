@@ -19,6 +19,11 @@ use socket2::SockRef;
 /// How long [`unix_listener`] waits for another process that is starting in the same directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How connections over loopback are kept from congesting it, which they cannot: with the least work.
+/// What a system chooses for its network, BBR above all, models the path anew at each acknowledgement and
+/// paces what is sent by timers.
+const LOOPBACK_CONGESTION: &[u8] = b"reno";
+
 /// A non-blocking, close-on-exec TCP listener with `SO_REUSEADDR`. Of what is written to a connection
 /// that comes from it, the kernel keeps at most about `unsent` bytes beyond what the peer's window and
 /// the state of the network let it send (`TCP_NOTSENT_LOWAT`).
@@ -71,7 +76,12 @@ fn bind_tcp(
         sockopt::set_socket_reuseport(&socket, true)?;
     }
     // Connections have it from their listener, so it costs none of them a call.
-    SockRef::from(&socket).set_tcp_notsent_lowat(unsent)?;
+    let options = SockRef::from(&socket);
+    options.set_tcp_notsent_lowat(unsent)?;
+    if address.ip().is_loopback() {
+        // Every kernel has it and lets everybody choose it; one that does not loses nothing but time.
+        let _ = options.set_tcp_congestion(LOOPBACK_CONGESTION);
+    }
     bind(&socket, &address)?;
     listen(&socket, backlog)?;
     Ok(socket)

@@ -80,6 +80,8 @@ fn a_tcp_listener_accepts_and_tells_the_peer() {
     assert!(!fcntl_getfl(&socket).unwrap().contains(OFlags::NONBLOCK));
     let unsent = SockRef::from(&socket).tcp_notsent_lowat().unwrap();
     assert_eq!(unsent, 65_536, "it has it from its listener");
+    let congestion = SockRef::from(&socket).tcp_congestion().unwrap();
+    assert!(congestion.starts_with(LOOPBACK_CONGESTION));
     set_nodelay(&socket).unwrap();
     assert!(sockopt::tcp_nodelay(&socket).unwrap());
     assert!(accept(&listener).unwrap().is_none());
