@@ -57,13 +57,16 @@ impl Plan {
         }
     }
 
-    /// All steps, or what `SLOTWAY_STEP_STRIDE` leaves of them, dealt out to `count` passes; this is
-    /// the one with this index.
+    /// All steps, or what `SLOTWAY_STEP_STRIDE` leaves of those from `SLOTWAY_STEP_FROM` on, dealt out to
+    /// `count` passes; this is the one with this index.
     fn pass(total: u64, index: u64, count: u64) -> Plan {
-        let stride = std::env::var("SLOTWAY_STEP_STRIDE");
-        let stride: u64 = stride.map_or(1, |text| text.parse().expect("a number of steps"));
+        let number = |name: &str, default: u64| {
+            let text = std::env::var(name);
+            text.map_or(default, |text| text.parse().expect("a number of steps"))
+        };
+        let stride = number("SLOTWAY_STEP_STRIDE", 1);
         Plan::Pass {
-            next: index * stride,
+            next: number("SLOTWAY_STEP_FROM", 0) + index * stride,
             stride: count * stride,
             total,
         }
