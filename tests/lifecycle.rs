@@ -168,6 +168,21 @@ fn a_deadline_is_504_and_the_worker_lives_on() {
 }
 
 #[test]
+fn a_deadline_counts_from_the_end_of_a_head_that_was_slow() {
+    let hub = HubOptions::new().args(["--timeout", "0.6"]).start();
+    let _worker = hub.worker();
+    let mut client = hub.connect();
+    client.send("GET /sleep/5000 HTTP/1.1\r\nHost: h\r\n");
+    // Longer than the worker may take, and shorter than the pulse of a hub without requests.
+    std::thread::sleep(Duration::from_millis(900));
+    let start = Instant::now();
+    client.send("\r\n");
+    client.answer().assert_problem(504);
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(590), "too early: {took:?}");
+}
+
+#[test]
 fn a_newcomer_takes_the_name_and_the_old_one_finishes() {
     let hub = Hub::start();
     let mut old = hub.worker_with("demo", &["--threads", "4"]);

@@ -43,8 +43,9 @@ impl Clock {
         now_ms
     }
 
-    /// What somebody was told last. Every look at a lane asks, and every tick: while there are requests
-    /// this is no older than 50 ms, and right behind a request or an answer it is as good as now.
+    /// What somebody was told last: as good as now right behind a request's head and behind an answer of a
+    /// worker, where the connection and the lane's driver have asked. Anywhere else it may be as old as
+    /// the last tick, a second.
     pub fn recent_ms(&self) -> u64 {
         self.recent_ms.get()
     }

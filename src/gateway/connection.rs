@@ -184,10 +184,15 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     async fn next_head(&mut self) -> Head {
         let mut scanner = HeadScanner::default();
         let mut began = false;
+        let mut has_rested = false;
         loop {
             match scanner.scan(self.input.buffered()) {
                 Ok(Some(bounds)) => {
                     self.entered.watch.clear_read();
+                    if !has_rested {
+                        // Who has rested has just looked; what is left of the time counts from here.
+                        self.shard.clock.now_ms();
+                    }
                     return Head::Complete(bounds);
                 }
                 Ok(None) => {}
@@ -207,6 +212,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 // Right behind an answer.
                 self.rest(self.shard.clock.recent_ms()).await;
                 began = false;
+                has_rested = true;
                 continue;
             }
             if !began {
@@ -218,6 +224,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     .expect_read(self.shard.clock.now_ms() + limit);
                 began = true;
             }
+            has_rested = false;
             let manner = to_no_request(self.input.buffered());
             // An error shows as the end of the input.
             let received = self.entered.watch.until_late(self.input.fill()).await;

@@ -49,6 +49,7 @@ impl Place {
     fn remember(&mut self, section: &[u8], passed: &[u8], given: Given) {
         let copy = |from: &[u8], to: &mut Vec<u8>| {
             to.clear();
+            to.reserve_exact(from.len());
             to.extend_from_slice(from);
         };
         copy(section, &mut self.section);

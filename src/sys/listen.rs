@@ -19,7 +19,7 @@ use socket2::SockRef;
 /// How long [`unix_listener`] waits for another process that is starting in the same directory.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How connections over loopback are kept from congesting it, which they cannot: with the least work.
+/// How connections over loopback are kept from congesting it, which they hardly can: with the least work.
 /// What a system chooses for its network, BBR above all, models the path anew at each acknowledgement and
 /// paces what is sent by timers.
 const LOOPBACK_CONGESTION: &[u8] = b"reno";
