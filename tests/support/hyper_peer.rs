@@ -169,6 +169,13 @@ fn compare_head(raw: &[u8], head: &RequestHead, wire: &[u8]) {
 /// What hyper refuses although it is legal, or harmless: each with its reason.
 fn is_stricter(raw: &[u8], head: &RequestHead) -> bool {
     let target = &raw[head.target.range()];
+    // A name may have percent sequences (RFC 3986, section 3.2.2); `http::Uri` takes them in no authority.
+    // As the value of Host, hyper takes them too.
+    let authority = head.host.filter(|host| host.start >= head.target.start);
+    let authority = authority.filter(|host| host.range().end <= head.target.range().end);
+    if authority.is_some_and(|host| raw[host.range()].contains(&b'%')) {
+        return true;
+    }
     // `http::Uri` takes none of these bytes in a path or query. RFC 3986 does not either, but they
     // frame nothing, and clients send them.
     target.iter().any(|b| b"<>`\\^{|}\"".contains(b))
