@@ -88,7 +88,12 @@ pub const MAX_SLOT_SIZE: u32 = 1024 * 1024;
 pub const MAX_ARENA: usize = 1 << 30;
 
 /// Most bytes of body in one streamed frame, in either direction.
-pub const MAX_STREAM_FRAME: usize = 64 * 1024;
+pub const MAX_STREAM_FRAME: usize = 128 * 1024;
+/// The same of a request whose client has not just sent so many at once. It is to hold slots that it
+/// fills.
+pub const SHORT_STREAM_FRAME: usize = 64 * 1024;
+/// Bytes of events that go together in one frame, where there are so many.
+pub const EVENT_FRAME: usize = 64 * 1024;
 /// Most frames of one request body that the hub leaves with a worker before it waits for one to come back.
 pub const STREAM_WINDOW: usize = 4;
 
@@ -129,10 +134,10 @@ pub const SPARE_DESCRIPTORS_PART: u64 = 8;
 pub const MIN_SPARE_DESCRIPTORS: u64 = 32;
 /// and at most so many: four for each of the most workers.
 pub const MAX_SPARE_DESCRIPTORS: u64 = 4096;
-/// Bytes of an answer that the kernel keeps for a TCP client beyond what it can send to it now. Two
-/// frames: while one of them is on its way the next comes. By itself the kernel takes some MiB at full
-/// speed, where the path is fast, for every client that does not read.
-pub const MAX_UNSENT: u32 = 2 * MAX_STREAM_FRAME as u32;
+/// Bytes of an answer that the kernel keeps for a TCP client beyond what it can send to it now. A
+/// frame: while it is on its way the next comes. By itself the kernel takes some MiB at full speed, where
+/// the path is fast, for every client that does not read.
+pub const MAX_UNSENT: u32 = MAX_STREAM_FRAME as u32;
 /// Connections that may wait to be accepted.
 pub const LISTEN_BACKLOG: i32 = 4096;
 /// How long a starting hub tries for an address that is in use.

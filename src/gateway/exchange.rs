@@ -326,6 +326,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             clock: &self.shard.clock,
             timeout_ms: self.shard.config.timeout_ms,
             body,
+            at_once: 0,
         };
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {
             began.set(Some(status));

@@ -11,7 +11,7 @@ use crate::gateway::input::{Input, ReadDone};
 use crate::gateway::lane::{Exchange, Failure, RequestFrame, Share};
 use crate::gateway::receiver::Receiver;
 use crate::http::{ChunkDecoder, ChunkStep};
-use crate::limits::{MAX_STREAM_FRAME, STREAM_WINDOW};
+use crate::limits::{MAX_STREAM_FRAME, SHORT_STREAM_FRAME, STREAM_WINDOW};
 use crate::message::BodyLength;
 use crate::shm::descriptor::END;
 use crate::shm::layout::Geometry;
@@ -37,6 +37,8 @@ pub(super) struct Upload<'a> {
     pub(super) clock: &'a Rc<Clock>,
     pub(super) timeout_ms: u64,
     pub(super) body: Unfinished,
+    /// How many bytes the client sent at once when it was last received from.
+    pub(super) at_once: usize,
 }
 
 /// A body that is still to be received.
@@ -206,8 +208,8 @@ impl Upload<'_> {
         let buffer = buffer.ok_or(UploadEnd::Client(BodyFault::Gone))?;
         let (result, buffer) = self.receiver.fill_slots(input, buffer).await;
         result.map_err(UploadEnd::Client)?;
-        let received = buffer.received();
-        Ok((buffer.into_slots(), received))
+        self.at_once = buffer.received();
+        Ok((buffer.into_slots(), self.at_once))
     }
 
     /// Whether the client may fill a frame at its own pace.
@@ -244,10 +246,15 @@ impl Upload<'_> {
         self.exchange.submit(slots, frame, due_ms);
     }
 
-    /// Most slots in a frame: a sixteenth of the arena, so that many bodies can be under way.
+    /// Most slots in the next frame: a sixteenth of the arena, so that many bodies can be under way, and
+    /// less while the client does not fill that.
     fn most_slots(&self) -> usize {
         let geometry = self.geometry;
-        geometry.slots_for(MAX_STREAM_FRAME.min(geometry.arena_len() / 16))
+        let most = match self.at_once < SHORT_STREAM_FRAME {
+            true => SHORT_STREAM_FRAME,
+            false => MAX_STREAM_FRAME,
+        };
+        geometry.slots_for(most.min(geometry.arena_len() / 16))
     }
 
     fn bytes_in(&self, slots: &Slots) -> usize {

@@ -13,6 +13,10 @@ use crate::worker::lane::ExchangeId;
 use crate::worker::lane::events::EventShare;
 use crate::worker::waiting::{Need, Waiting};
 
+/// One streamed answer may have this part of what streams may still take: with four it leaves most to
+/// others, and sixteen at a time have frames of 64 KiB in an arena of 2 MiB.
+const STREAM_PART: u32 = 4;
+
 /// How many slots a frame needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Want {
@@ -231,19 +235,17 @@ impl Outbound {
     /// left, the less: clients that do not read would otherwise hold all of it when there are but a few
     /// of them.
     fn window(&self, spare: u32) -> u32 {
-        self.limits.window.min((spare / 8).max(1)).min(spare)
+        let part = (spare / STREAM_PART).max(1);
+        self.limits.window.min(part).min(spare)
     }
 
     /// How many slots the next frame of a streamed answer may have when so many are free.
     fn streamed(&self, exchange: u32, at_most: u32, free: u32) -> u32 {
         let spare = self.spare(free);
         let held = self.held[exchange as usize];
-        (free / 8)
-            .max(1)
-            .min(at_most)
+        at_most
             .min(self.limits.frame)
             .min(self.window(spare).saturating_sub(held))
-            .min(spare)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::worker::session::lock;
 
 /// Writes the body of a streamed answer straight into the memory shared with the hub.
 ///
-/// What is written goes out when a frame is full (up to 64 KiB), at [`flush`](io::Write::flush), and
+/// What is written goes out when a frame is full (up to 128 KiB), at [`flush`](io::Write::flush), and
 /// at the end. Writing waits while the client does not take what was sent before, and fails with
 /// `BrokenPipe` once it has gone.
 #[derive(Debug)]

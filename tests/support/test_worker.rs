@@ -245,10 +245,10 @@ fn blocking_worker(worker: Worker) -> Worker {
             Response::ok().stream_sized(n, move |out| write_pattern(out, n))
         })
         .route("GET", "/too-short", |_: Request| {
-            Response::ok().stream_sized(100_000, |out| write_pattern(out, 90_000))
+            Response::ok().stream_sized(400_000, |out| write_pattern(out, 390_000))
         })
         .route("GET", "/too-long", |_: Request| {
-            Response::ok().stream_sized(100_000, |out| write_pattern(out, 110_000))
+            Response::ok().stream_sized(400_000, |out| write_pattern(out, 410_000))
         })
         .route("POST", "/check", |request: Request| check(request))
         .route("POST", "/relay", |request: Request| {

@@ -16,7 +16,7 @@ pub use self::receipt::{Delivery, Receipt};
 
 use self::event::record;
 use self::receipt::Outcome;
-use crate::limits::MAX_STREAM_FRAME;
+use crate::limits::EVENT_FRAME;
 use crate::shm::events::{EventRecord, EventTarget, encode_event, encoded_event_len};
 use crate::shm::layout::Geometry;
 use crate::shm::region::Slots;
@@ -335,7 +335,7 @@ impl Part {
         let slot_size = geometry.slot_size();
         let limit = event_limit(geometry.slots()) as usize * slot_size;
         // Not all of the share, or the next frame could not be filled while the hub has this one.
-        let enough = MAX_STREAM_FRAME.min(limit / 2).max(slot_size);
+        let enough = EVENT_FRAME.min(limit / 2).max(slot_size);
         let mut part = Part {
             records: 0,
             len: 0,
