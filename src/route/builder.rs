@@ -7,9 +7,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::methods::MethodSet;
 use super::pattern::{Pattern, PatternSegment};
-use super::segment::scan;
+use super::segment::{head_of, last_word};
 use super::table::{Route, RouteTable};
-use super::tree::{Endpoint, HASHED, NONE, Node, Tree, list_firsts};
+use super::tree::{Endpoint, HASHED, NONE, Node, Tree, Ways, list_firsts};
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
 
@@ -322,21 +322,25 @@ impl Layout {
             let listed = list_firsts(literals.keys().map(|label| &**label));
             let block = self.nodes.len() as u32;
             let after_block = block + literals.len() as u32;
+            let literal = match listed {
+                Some(_) => block,
+                None if literals.is_empty() => NONE,
+                None => HASHED,
+            };
+            let param = branch.param.map_or(NONE, |_| after_block);
             let here = self.endpoint(&mut branch.here);
             let rest = self.endpoint(&mut branch.rest);
             self.nodes[at.id as usize] = Node {
                 firsts: listed.unwrap_or(0),
-                head: scan(label, 0, 0).head,
+                head: head_of(label, 0, label.len()),
+                last: last_word(label),
                 label: label_at as u32,
                 label_len: label.len() as u16,
                 tail_len: tail_len as u16,
                 parent: at.parent,
-                literal: match listed {
-                    Some(_) => block,
-                    None if literals.is_empty() => NONE,
-                    None => HASHED,
-                },
-                param: branch.param.map_or(NONE, |_| after_block),
+                literal,
+                param,
+                ways: Ways::of(literal, param, !rest.methods.is_empty()),
                 here,
                 rest,
             };

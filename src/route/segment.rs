@@ -76,11 +76,24 @@ pub(super) fn are_equal(a: &[u8], b: &[u8]) -> bool {
     a.first() == b.first() && a.get(a.len() / 2) == b.get(b.len() / 2) && a.last() == b.last()
 }
 
-/// The same where the first eight bytes are known to be equal and there are more.
+/// The first eight bytes of the `len` that begin at `start`, little-endian, zero where there are
+/// fewer. `path` reaches at least that far.
 #[inline(always)]
-pub(super) fn are_equal_after_head(a: &[u8], b: &[u8]) -> bool {
-    debug_assert_eq!(a.len(), b.len());
-    a.last_chunk::<WORD>() == b.last_chunk() && (a.len() <= 2 * WORD || a == b)
+pub(super) fn head_of(path: &[u8], start: usize, len: usize) -> u64 {
+    let word = load(path, start);
+    if len < WORD {
+        word & !(u64::MAX << (8 * len))
+    } else {
+        word
+    }
+}
+
+/// The last eight bytes, little-endian; zero if there are fewer in all.
+#[inline(always)]
+pub(super) fn last_word(bytes: &[u8]) -> u64 {
+    bytes
+        .last_chunk()
+        .map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 /// The next bytes of the segment at `at`, at most a word, zero-padded, and how many they are.
@@ -166,16 +179,17 @@ mod tests {
                     assert_eq!(found.head, alone.head);
                     assert_ne!(found.hash, scan(&path, before, 8).hash);
                     assert!(are_equal(&path[before..before + len], &bare));
-                    if len > 8 {
-                        assert!(are_equal_after_head(&path[before..before + len], &bare));
-                    }
+                    assert_eq!(head_of(&path, before, len), found.head);
+                    let part = &path[before..before + len];
+                    assert_eq!(last_word(part), last_word(&bare));
+                    assert_eq!(last_word(part) == 0, len < 8);
                     for i in 0..len {
                         let mut other = bare.clone();
                         other[i] ^= 0x80;
                         assert!(!are_equal(&bare, &other));
-                        if len > 8 && i >= 8 {
-                            assert!(!are_equal_after_head(&bare, &other));
-                        }
+                        assert_eq!(head_of(&bare, 0, len) != head_of(&other, 0, len), i < 8);
+                        let is_last = len >= 8 && i + 8 >= len;
+                        assert_eq!(last_word(&bare) != last_word(&other), is_last);
                     }
                 }
             }

@@ -423,4 +423,33 @@ mod tests {
         );
         assert_eq!(absent, Lookup::NotFound);
     }
+
+    #[test]
+    fn a_label_is_told_from_all_that_differ_in_one_byte() {
+        for len in 1..40 {
+            let label = "l".repeat(len);
+            let path = format!("/{label}");
+            let pattern = Pattern::parse(&path).unwrap();
+            // Alone it stands in a block; beside another that begins alike it is hashed.
+            for beside in ["/other", "/like"] {
+                let mut builder = RouteTableBuilder::with_seed(0);
+                builder.insert(Method::Get, &pattern, 0).unwrap();
+                let beside = Pattern::parse(beside).unwrap();
+                builder.insert(Method::Get, &beside, 1).unwrap();
+                let table = builder.build();
+                let find = |path: &[u8]| table.lookup(Method::Get, path, 0, &mut Params::default());
+                assert!(matches!(
+                    find(path.as_bytes()),
+                    Lookup::Found { target: 0, .. }
+                ));
+                for at in 1..=len {
+                    let mut other = path.clone().into_bytes();
+                    other[at] = b'm';
+                    assert_eq!(find(&other), Lookup::NotFound, "{len} bytes, {at}");
+                }
+                assert_eq!(find(format!("{path}l").as_bytes()), Lookup::NotFound);
+                assert_eq!(find(&path.as_bytes()[..len]), Lookup::NotFound);
+            }
+        }
+    }
 }

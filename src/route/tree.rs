@@ -2,9 +2,7 @@
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
-use super::segment::{
-    SPREAD, Segment, are_equal, are_equal_after_head, end_of, index_of, mix, scan,
-};
+use super::segment::{SPREAD, Segment, are_equal, end_of, head_of, index_of, last_word, mix, scan};
 use crate::message::{Method, Params, Span};
 
 /// No node.
@@ -20,6 +18,39 @@ pub(super) struct Endpoint {
     pub methods: MethodSet,
 }
 
+/// In which ways a path can go on from a node. Decided when the table is laid out, so that a search
+/// asks once.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+pub(super) enum Ways {
+    /// In none: only routes end here.
+    None,
+    /// By a literal of its block.
+    Listed,
+    /// By a literal in the hash slots.
+    Hashed,
+    /// By a parameter.
+    Param,
+    /// By a catch-all.
+    Rest,
+    /// By more than one kind of them.
+    Several,
+}
+
+impl Ways {
+    /// Of a node with these fields, and with or without a catch-all.
+    pub(super) fn of(literal: u32, param: u32, has_rest: bool) -> Ways {
+        match (literal, param, has_rest) {
+            (NONE, NONE, false) => Ways::None,
+            (NONE, _, false) => Ways::Param,
+            (NONE, NONE, true) => Ways::Rest,
+            (HASHED, NONE, false) => Ways::Hashed,
+            (_, NONE, false) => Ways::Listed,
+            _ => Ways::Several,
+        }
+    }
+}
+
 /// A place that a path can reach by whole segments.
 ///
 /// The node is entered through one literal or parameter segment. Where only one literal could
@@ -32,8 +63,11 @@ pub(super) struct Node {
     /// `i` is byte `i`, see [`list_firsts`]. For hashed children, a set as [`first_bit`] counts,
     /// which spares most misses the hashing.
     pub firsts: u64,
-    /// First eight bytes of the literal segment that leads here.
+    /// First eight bytes of the literal segment that leads here, zero where it is shorter.
     pub head: u64,
+    /// Its last eight bytes, zero if it is shorter. With `head` they are all of most segments,
+    /// which spares the look at the labels.
+    pub last: u64,
     /// Where that segment, and right after it the tail, stand in the labels.
     pub label: u32,
     pub label_len: u16,
@@ -48,6 +82,8 @@ pub(super) struct Node {
     pub here: Endpoint,
     /// Routes that end in a catch-all below here.
     pub rest: Endpoint,
+    /// In which ways a path can go on.
+    pub ways: Ways,
 }
 
 const _: () = assert!(size_of::<Node>() == 64, "a node fills one cache line");
@@ -57,6 +93,7 @@ impl Node {
     pub(super) const EMPTY: Node = Node {
         firsts: 0,
         head: 0,
+        last: 0,
         label: 0,
         label_len: 0,
         tail_len: 0,
@@ -65,6 +102,7 @@ impl Node {
         param: NONE,
         here: Endpoint::NONE,
         rest: Endpoint::NONE,
+        ways: Ways::None,
     };
 }
 
@@ -120,6 +158,29 @@ pub(super) struct Tree {
     segment_key: u64,
     /// Odd multiplier that spreads the parents of hashed children.
     parent_key: u64,
+}
+
+/// Where a way down ended that had no choice.
+enum Reached {
+    /// No route goes on here.
+    Nothing,
+    /// The path is used up.
+    End(Endpoint),
+    /// More than one way goes on.
+    Fork(Fork),
+}
+
+/// A node from which the segment at `start` leads on in more than one way.
+struct Fork {
+    id: u32,
+    start: usize,
+}
+
+/// A node, and where in the path the segment ends that leads to it.
+struct Child<'a> {
+    id: u32,
+    node: &'a Node,
+    end: usize,
 }
 
 /// One search: what it looks for and what it has learnt on the way.
@@ -187,125 +248,144 @@ impl Tree {
         if search.path.first() != Some(&b'/') {
             return None;
         }
-        self.walk(0, 0, 0, search)
+        // Most searches never come to a fork, and call nothing.
+        self.walk(0, 0, search)
     }
 
-    /// Goes on at a node that was entered by a segment that ends before `at`, with `depth`
-    /// parameters found so far.
-    ///
-    /// It calls itself only where a literal and something weaker both apply, and each such place
-    /// on the way adds a trail, so `MAX_ROUTE_TRAILS` bounds the depth of recursion. Being a tree,
-    /// it has no node that one search enters twice.
-    fn walk(
-        &self,
-        mut id: u32,
-        mut at: usize,
-        mut depth: usize,
-        search: &mut Search<'_>,
-    ) -> Option<u32> {
+    /// Goes on at a node that was entered by a segment that ends before `at`.
+    #[inline(always)]
+    fn walk(&self, id: u32, at: usize, search: &mut Search<'_>) -> Option<u32> {
+        match self.descend(id, at, search) {
+            Reached::Nothing => None,
+            Reached::End(endpoint) => search.take(endpoint),
+            Reached::Fork(fork) => self.walk_both(fork, search),
+        }
+    }
+
+    /// The same behind a fork, once in the code, which keeps the frames of a recursion small.
+    #[inline(never)]
+    fn walk_on(&self, id: u32, at: usize, search: &mut Search<'_>) -> Option<u32> {
+        self.walk(id, at, search)
+    }
+
+    /// Goes down for as long as there is one way only.
+    #[inline(always)]
+    fn descend(&self, mut id: u32, mut at: usize, search: &mut Search<'_>) -> Reached {
         let path = search.path;
+        let mut node = &self.nodes[id as usize];
         loop {
             #[cfg(test)]
             {
                 search.steps += 1;
             }
-            let node = &self.nodes[id as usize];
             if node.tail_len > 0 {
                 let end = at + usize::from(node.tail_len);
                 let is_equal = path
                     .get(at..end)
                     .is_some_and(|part| are_equal(part, self.tail(node)));
                 if !is_equal {
-                    return None;
+                    return Reached::Nothing;
                 }
                 at = end;
             }
             let start = at + 1;
             match path.get(at) {
-                None => return search.take(node.here),
+                None => return Reached::End(node.here),
                 Some(b'/') => {}
                 // The tail, or the label before it, ended within a segment.
-                Some(_) => return None,
+                Some(_) => return Reached::Nothing,
             }
-
-            let child = match node.literal {
-                NONE => None,
-                HASHED if node.firsts & first_bit(path.get(start)) == 0 => None,
-                HASHED => self.hashed_child(id, path, start),
-                block => self.listed_child(block, node.firsts, path, start),
+            let child = match node.ways {
+                Ways::None => None,
+                Ways::Listed => self.listed_child(node, path, start),
+                Ways::Hashed => self.hashed_child(id, node, path, start),
+                Ways::Param => search
+                    .push_segment(start)
+                    .map(|end| self.child(node.param, end)),
+                Ways::Rest if search.push_rest(start) => return Reached::End(node.rest),
+                Ways::Rest => None,
+                Ways::Several => return Reached::Fork(Fork { id, start }),
             };
-            let has_rest = !node.rest.methods.is_empty();
-            (id, at) = match child {
-                Some(child) if node.param == NONE && !has_rest => child,
-                Some((child, end)) => {
-                    return self
-                        .walk(child, end, depth, search)
-                        .or_else(|| self.walk_weaker(node, start, depth, search));
-                }
-                None if node.param != NONE && !has_rest => {
-                    let end = end_of(path, start);
-                    if end == start {
-                        return None;
-                    }
-                    search.push(start, end);
-                    depth += 1;
-                    (node.param, end)
-                }
-                None => return self.walk_weaker(node, start, depth, search),
-            };
+            match child {
+                Some(child) => Child { id, node, end: at } = child,
+                None => return Reached::Nothing,
+            }
         }
     }
 
-    /// Tries what ranks below a literal for the segment at `start`: the parameter, then the
-    /// catch-all.
+    /// Follows every way that goes on from a fork, the better ones first: the literal, the
+    /// parameter, the catch-all.
+    ///
+    /// Each fork on the way adds a trail, so `MAX_ROUTE_TRAILS` bounds the depth of recursion.
+    /// Being a tree, it has no node that one search enters twice.
     #[inline(never)]
-    fn walk_weaker(
-        &self,
-        node: &Node,
-        start: usize,
-        depth: usize,
-        search: &mut Search<'_>,
-    ) -> Option<u32> {
-        search.params.truncate(depth);
-        if node.param != NONE {
-            let end = end_of(search.path, start);
-            if end > start {
-                search.push(start, end);
-                if let Some(found) = self.walk(node.param, end, depth + 1, search) {
-                    return Some(found);
-                }
-                search.params.truncate(depth);
+    fn walk_both(&self, fork: Fork, search: &mut Search<'_>) -> Option<u32> {
+        let Fork { id, start } = fork;
+        let node = &self.nodes[id as usize];
+        let depth = search.params.as_slice().len();
+        let child = match node.literal {
+            NONE => None,
+            HASHED => self.hashed_child(id, node, search.path, start),
+            _ => self.listed_child(node, search.path, start),
+        };
+        if let Some(child) = child {
+            if let Some(found) = self.walk_on(child.id, child.end, search) {
+                return Some(found);
             }
+            search.params.truncate(depth);
         }
-        if node.rest.methods.is_empty() || start == search.path.len() {
+        if node.param != NONE
+            && let Some(end) = search.push_segment(start)
+        {
+            if let Some(found) = self.walk_on(node.param, end, search) {
+                return Some(found);
+            }
+            search.params.truncate(depth);
+        }
+        if node.rest.methods.is_empty() || !search.push_rest(start) {
             return None;
         }
-        search.push(start, search.path.len());
         search.take(node.rest)
     }
 
-    /// The only literal child of a block that the segment at `start` can be, and where its label
-    /// ends. The segment may go on there; the walk looks at the next byte in any case.
     #[inline(always)]
-    fn listed_child(
-        &self,
-        block: u32,
-        firsts: u64,
-        path: &[u8],
-        start: usize,
-    ) -> Option<(u32, usize)> {
-        let child = block + index_of(firsts, first_byte(path.get(start)))?;
-        let node = &self.nodes[child as usize];
-        let end = start + usize::from(node.label_len);
-        let part = path.get(start..end)?;
-        are_equal(part, self.label(node)).then_some((child, end))
+    fn child(&self, id: u32, end: usize) -> Child<'_> {
+        let node = &self.nodes[id as usize];
+        Child { id, node, end }
     }
 
-    /// The literal child of `parent` whose label is the segment at `start`, and where that ends.
+    /// The only literal child of a block that the segment at `start` can be. The segment may go on
+    /// where the label ends; the walk looks at the next byte in any case.
     #[inline(always)]
-    fn hashed_child(&self, parent: u32, path: &[u8], start: usize) -> Option<(u32, usize)> {
+    fn listed_child(&self, parent: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
+        let place = index_of(parent.firsts, first_byte(path.get(start)))?;
+        let mut child = self.child(parent.literal + place, start);
+        child.end += usize::from(child.node.label_len);
+        let part = path.get(start..child.end)?;
+        let is_label = match part.first_chunk() {
+            None => head_of(path, start, part.len()) == child.node.head,
+            Some(head) => {
+                u64::from_le_bytes(*head) == child.node.head
+                    && self.is_label_after_head(child.node, part)
+            }
+        };
+        is_label.then_some(child)
+    }
+
+    /// The literal child whose label is the segment at `start`.
+    #[inline(always)]
+    fn hashed_child(
+        &self,
+        parent_id: u32,
+        parent: &Node,
+        path: &[u8],
+        start: usize,
+    ) -> Option<Child<'_>> {
+        if parent.firsts & first_bit(path.get(start)) == 0 {
+            return None;
+        }
         let Segment { end, head, hash } = scan(path, start, self.segment_key);
-        let hash = self.hash(parent, hash);
+        let hash = self.hash(parent_id, hash);
         let mut at = hash as usize;
         loop {
             at &= self.slots.len() - 1;
@@ -314,18 +394,25 @@ impl Tree {
                 return None;
             }
             if slot.tag == (hash >> 32) as u32 {
-                let node = &self.nodes[slot.node as usize];
-                let len = usize::from(node.label_len);
-                if node.parent == parent
-                    && node.head == head
-                    && len == end - start
-                    && (len <= 8 || are_equal_after_head(&path[start..end], self.label(node)))
+                let child = self.child(slot.node, end);
+                if child.node.parent == parent_id
+                    && child.node.head == head
+                    && usize::from(child.node.label_len) == end - start
+                    && self.is_label_after_head(child.node, &path[start..end])
                 {
-                    return Some((slot.node, end));
+                    return Some(child);
                 }
             }
             at += 1;
         }
+    }
+
+    /// Whether a part of a path that is as long as the label of a node, and begins with the same
+    /// eight bytes, is that label.
+    #[inline(always)]
+    fn is_label_after_head(&self, node: &Node, part: &[u8]) -> bool {
+        part.len() <= 8
+            || (last_word(part) == node.last && (part.len() <= 16 || part == self.label(node)))
     }
 
     /// The literal segment that leads to a node.
@@ -364,6 +451,26 @@ impl Search<'_> {
         }
         self.others = self.others.union(endpoint.methods);
         None
+    }
+
+    /// Adds the segment at `start` as a parameter and gives its end. An empty one is none.
+    #[inline(always)]
+    fn push_segment(&mut self, start: usize) -> Option<usize> {
+        let end = end_of(self.path, start);
+        (end > start).then(|| {
+            self.push(start, end);
+            end
+        })
+    }
+
+    /// Adds what follows from `start` on as a parameter, if anything does.
+    #[inline(always)]
+    fn push_rest(&mut self, start: usize) -> bool {
+        let end = self.path.len();
+        if start < end {
+            self.push(start, end);
+        }
+        start < end
     }
 
     /// Adds the range `start..end` of the path as a parameter.
