@@ -1,5 +1,6 @@
 //! Hub to worker process and back without HTTP: a descriptor each way through the rings of a real
-//! lane, with the wakes. A plain futex ping-pong between the same processes stands beside it.
+//! lane, with the wakes. A plain futex ping-pong between the same processes stands beside it: the
+//! floor of whatever wakes another process.
 //!
 //! The bench starts itself again as the worker. Pinned to one core, a round trip is two context
 //! switches; on any core it includes waking an idle one, which is what the machine makes of it.
@@ -11,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 use std::sync::atomic::Ordering;
 
-use criterion::{Criterion, criterion_group};
+use criterion::{Criterion, Throughput, criterion_group};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use slotway::shm::descriptor::{Completion, Descriptor, END, Submission};
@@ -276,6 +277,7 @@ fn round_trips(c: &mut Criterion) {
         // The worker inherits the set.
         sched_setaffinity(None, &cpus).expect("the set is part of what is allowed");
         let mut group = c.benchmark_group(format!("round_trip/{place}"));
+        group.throughput(Throughput::Elements(1));
         for (name, mode) in MODES {
             let mut hub = Hub::start(name, mode).expect("the worker starts");
             group.bench_function(name, |b| b.iter(|| hub.round_trip()));
