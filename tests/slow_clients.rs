@@ -9,9 +9,10 @@ use std::io::Write;
 use std::time::Instant;
 
 use simd_json::prelude::*;
+use slotway::limits::SHORT_STREAM_FRAME;
 use support::client::{Client, request_bytes};
 use support::pattern::pattern;
-use support::{Hub, HubOptions};
+use support::{Hub, HubOptions, wait_until};
 
 /// Clients of each kind.
 const MANY: usize = 80;
@@ -86,6 +87,30 @@ fn slow_uploads_leave_room_for_others() {
         );
     }
     drop(slow);
+    hub.wait_idle();
+}
+
+#[test]
+fn a_client_that_sends_little_at_once_holds_a_short_frame() {
+    const SLOT: usize = 4096;
+    // So many that a sixteenth of them is more than the longest frame.
+    let hub = HubOptions::new()
+        .args(["--shards", "1", "--slots", "1024"])
+        .args(["--slot-size", &SLOT.to_string()])
+        .start();
+    let _worker = hub.worker();
+    let short = (SHORT_STREAM_FRAME / SLOT) as u64;
+    let mut client = hub.connect();
+    client.send("POST /count HTTP/1.1\r\nHost: a\r\nContent-Length: 9000000\r\n\r\n");
+    for _ in 0..20 {
+        wait_until("a frame waits for the client", || {
+            hub.slots_in_use() >= short
+        });
+        let held = hub.slots_in_use();
+        assert!(held < 2 * short, "{held} slots, {short} are a short frame");
+        client.send("0123456789");
+    }
+    drop(client);
     hub.wait_idle();
 }
 

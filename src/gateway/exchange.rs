@@ -319,15 +319,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     ) -> Result<Relayed, BodyFault> {
         let watch = &*self.entered.watch;
         let clients = &self.shard.config.clients;
-        let mut upload = Upload {
-            exchange,
-            geometry: exchange.lane().geometry(),
-            receiver: Receiver::new(watch, &self.shard.clock, clients, exchange.lane().address()),
-            clock: &self.shard.clock,
-            timeout_ms: self.shard.config.timeout_ms,
-            body,
-            at_once: 0,
-        };
+        let lane = exchange.lane().address();
+        let receiver = Receiver::new(watch, &self.shard.clock, clients, lane);
+        let timeout_ms = self.shard.config.timeout_ms;
+        let mut upload = Upload::new(exchange, receiver, &self.shard.clock, timeout_ms, body);
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {
             began.set(Some(status));
             timing.answered();

@@ -31,14 +31,13 @@ pub(super) enum UploadEnd {
 /// lane that is for that. Beyond it, bytes come into the connection's buffer, and take slots when they
 /// are there.
 pub(super) struct Upload<'a> {
-    pub(super) exchange: &'a Exchange,
-    pub(super) geometry: Geometry,
-    pub(super) receiver: Receiver<'a>,
-    pub(super) clock: &'a Rc<Clock>,
-    pub(super) timeout_ms: u64,
-    pub(super) body: Unfinished,
-    /// How many bytes the client sent at once when it was last received from.
-    pub(super) at_once: usize,
+    exchange: &'a Exchange,
+    receiver: Receiver<'a>,
+    clock: &'a Rc<Clock>,
+    timeout_ms: u64,
+    body: Unfinished,
+    /// How many bytes the client had sent at once when a frame was last received into.
+    at_once: usize,
 }
 
 /// A body that is still to be received.
@@ -51,7 +50,26 @@ pub(super) struct Unfinished {
     pub(super) share: Option<Share>,
 }
 
-impl Upload<'_> {
+impl<'a> Upload<'a> {
+    /// Of a body of which nothing was handed to the worker yet. The worker has `timeout_ms` for each
+    /// frame's slots, and for its answer once the body is complete.
+    pub(super) fn new(
+        exchange: &'a Exchange,
+        receiver: Receiver<'a>,
+        clock: &'a Rc<Clock>,
+        timeout_ms: u64,
+        body: Unfinished,
+    ) -> Upload<'a> {
+        Upload {
+            exchange,
+            receiver,
+            clock,
+            timeout_ms,
+            body,
+            at_once: 0,
+        }
+    }
+
     /// Receives all of it and hands it to the worker.
     pub(super) async fn run<F: Future<Output = ReadDone>>(
         &mut self,
@@ -249,15 +267,20 @@ impl Upload<'_> {
     /// Most slots in the next frame: a sixteenth of the arena, so that many bodies can be under way, and
     /// less while the client does not fill that.
     fn most_slots(&self) -> usize {
-        let geometry = self.geometry;
-        let most = match self.at_once < SHORT_STREAM_FRAME {
-            true => SHORT_STREAM_FRAME,
-            false => MAX_STREAM_FRAME,
+        let geometry = self.geometry();
+        let most = if self.at_once < SHORT_STREAM_FRAME {
+            SHORT_STREAM_FRAME
+        } else {
+            MAX_STREAM_FRAME
         };
         geometry.slots_for(most.min(geometry.arena_len() / 16))
     }
 
     fn bytes_in(&self, slots: &Slots) -> usize {
-        slots.run().slots as usize * self.geometry.slot_size()
+        slots.run().slots as usize * self.geometry().slot_size()
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.exchange.lane().geometry()
     }
 }
