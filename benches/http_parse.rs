@@ -2,10 +2,17 @@
 //! bytes, which finds the tokens and decides nothing; for a response head, copying a finished one; for
 //! a chunked body, finding the end of each line.
 
+#[path = "samples/browser.rs"]
+mod browser;
+#[path = "samples/heads.rs"]
+mod heads;
+
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
+use browser::BROWSER;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use heads::{SMALL, WORKER_FIELDS};
 use slotway::http::{
     BodyFraming, ChunkDecoder, ChunkStep, HeadScanner, HeadStyle, LAST_CHUNK, PassedFields,
     chunk_prefix, encode_own_head, encode_worker_head, imf_fixdate, parse_head,
@@ -13,26 +20,9 @@ use slotway::http::{
 use slotway::limits::MAX_FIELDS;
 use slotway::message::{RequestHead, Version};
 
-/// What a load generator sends.
-const SMALL: &[u8] = b"GET /hello HTTP/1.1\r\nHost: 127.0.0.1:3200\r\n\r\n";
-
-/// Twelve fields, as a browser sends them.
-const BROWSER: &[u8] = b"GET /items/1234?view=full&lang=en HTTP/1.1\r\n\
-Host: shop.example.com\r\n\
-User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
-Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
-Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\n\
-Accept-Encoding: gzip, deflate, br, zstd\r\n\
-Connection: keep-alive\r\n\
-Cookie: session=6f1ed002ab5595859014ebf0951522d9; theme=dark; consent=analytics%3Dno\r\n\
-Upgrade-Insecure-Requests: 1\r\n\
-Sec-Fetch-Dest: document\r\n\
-Sec-Fetch-Mode: navigate\r\n\
-Sec-Fetch-Site: same-origin\r\n\
-Priority: u=0, i\r\n\r\n";
-
 fn request_heads(c: &mut Criterion) {
-    for (name, bytes) in [("small", SMALL), ("browser", BROWSER)] {
+    for (name, head) in [("small", SMALL), ("browser", BROWSER)] {
+        let bytes = head.as_bytes();
         let mut group = c.benchmark_group(format!("request_head/{name}"));
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function("scan_and_parse", |b| {
@@ -62,13 +52,6 @@ fn request_heads(c: &mut Criterion) {
 }
 
 fn response_heads(c: &mut Criterion) {
-    // Of one length, so that each displaces the other where those that were checked are remembered.
-    const SECTIONS: [&str; 2] = [
-        "content-type: application/json\r\ncache-control: no-store\r\n\
-         x-request-id: 6f1ed002-ab55-9585-9014-ebf0951522d9\r\n",
-        "content-type: application/json\r\ncache-control: no-store\r\n\
-         x-request-id: a7de01fb-a0ac-4e8b-8a80-8ddc87bd2bea\r\n",
-    ];
     let date = imf_fixdate(784_111_777);
     let style = HeadStyle {
         version: Version::Http11,
@@ -80,8 +63,8 @@ fn response_heads(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let mut out = Vec::with_capacity(1024);
     for (name, sections) in [
-        ("worker_3_fields", &SECTIONS[..]),
-        ("worker_3_fields_again", &SECTIONS[..1]),
+        ("worker_3_fields", &WORKER_FIELDS[..]),
+        ("worker_3_fields_again", &WORKER_FIELDS[..1]),
     ] {
         let mut passed = PassedFields::default();
         let mut sections = sections.iter().cycle();
@@ -108,7 +91,7 @@ fn response_heads(c: &mut Criterion) {
     });
     let finished = {
         let mut passed = PassedFields::default();
-        let fields = SECTIONS[0].as_bytes();
+        let fields = WORKER_FIELDS[0].as_bytes();
         let framing = BodyFraming::Length(1234);
         let mut head = Vec::new();
         encode_worker_head(&mut head, &mut passed, 200, fields, framing, &style).unwrap();

@@ -1,9 +1,13 @@
 //! What it costs to put a parsed request head into a slot and to take it out again. `memcpy` of the
 //! same bytes is the floor; `postcard`, a compact serde format, on the same data is the peer.
 
+#[path = "samples/browser.rs"]
+mod browser;
+
 use std::hint::black_box;
 use std::net::SocketAddr;
 
+use browser::BROWSER;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use serde::{Deserialize, Serialize};
 use slotway::http::parse_head;
@@ -13,22 +17,7 @@ use slotway::shm::codec::{
     encoded_request_len,
 };
 
-/// Twelve fields, as a browser sends them.
-const BROWSER: &str = "GET /items/1234?view=full&lang=en HTTP/1.1\r\n\
-Host: shop.example.com\r\n\
-User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
-Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
-Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\n\
-Accept-Encoding: gzip, deflate, br, zstd\r\n\
-Connection: keep-alive\r\n\
-Cookie: session=6f1ed002ab5595859014ebf0951522d9; theme=dark; consent=analytics%3Dno\r\n\
-Upgrade-Insecure-Requests: 1\r\n\
-Sec-Fetch-Dest: document\r\n\
-Sec-Fetch-Mode: navigate\r\n\
-Sec-Fetch-Site: same-origin\r\n\
-Priority: u=0, i\r\n\r\n";
-
-/// The same head for serde. Text is borrowed in both directions, which spares postcard a copy of
+/// The head for serde. Text is borrowed in both directions, which spares postcard a copy of
 /// each value; only the two lists are allocated.
 #[derive(Serialize, Deserialize)]
 struct Message<'a> {

@@ -2,6 +2,10 @@
 //! wall time is noise. Fails where a path takes more than it may by `benches/instructions.toml`; never
 //! writes that file unless told to by `--update`.
 
+#[path = "../samples/browser.rs"]
+mod browser;
+#[path = "../samples/heads.rs"]
+mod heads;
 mod hub_path;
 mod limits;
 mod paths;

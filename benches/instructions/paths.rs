@@ -12,25 +12,9 @@ use slotway::shm::codec::{
     LifecycleFlags, MAX_ENCODED_REQUEST, RequestParts, decode_request, encode_request,
 };
 
+use crate::browser::BROWSER;
+use crate::heads::{SMALL, WORKER_FIELDS};
 use crate::hub_path::HubPath;
-
-/// What a load generator sends.
-pub const SMALL: &str = "GET /hello HTTP/1.1\r\nHost: 127.0.0.1:3200\r\n\r\n";
-
-/// Twelve fields, as a browser sends them.
-pub const BROWSER: &str = "GET /items/1234?view=full&lang=en HTTP/1.1\r\n\
-Host: shop.example.com\r\n\
-User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0\r\n\
-Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8\r\n\
-Accept-Language: en-GB,en;q=0.7,de;q=0.3\r\n\
-Accept-Encoding: gzip, deflate, br, zstd\r\n\
-Connection: keep-alive\r\n\
-Cookie: session=6f1ed002ab5595859014ebf0951522d9; theme=dark; consent=analytics%3Dno\r\n\
-Upgrade-Insecure-Requests: 1\r\n\
-Sec-Fetch-Dest: document\r\n\
-Sec-Fetch-Mode: navigate\r\n\
-Sec-Fetch-Site: same-origin\r\n\
-Priority: u=0, i\r\n\r\n";
 
 /// Of the route tables' hash: a random one changes the counts.
 pub const SEED: u64 = 0x5107_3a17;
@@ -50,8 +34,8 @@ const PATHS: [Path; 12] = [
     ("route_match_10000_parameters", || route_match(2000, DEEP)),
     ("slot_codec_encode", slot_codec_encode),
     ("slot_codec_decode", slot_codec_decode),
-    ("response_head_new", || response_head(&RESPONSES)),
-    ("response_head_again", || response_head(&RESPONSES[..1])),
+    ("response_head_new", || response_head(&WORKER_FIELDS)),
+    ("response_head_again", || response_head(&WORKER_FIELDS[..1])),
     ("hub_path_small", || hub_path(SMALL)),
     ("hub_path_browser", || hub_path(BROWSER)),
 ];
@@ -181,15 +165,6 @@ fn slot_codec_decode() -> Turn {
         assert!(seen > 100);
     })
 }
-
-/// Field sections as workers send them. They have one length, so that each displaces the other where
-/// those that were checked are remembered.
-const RESPONSES: [&str; 2] = [
-    "content-type: application/json\r\ncache-control: no-store\r\n\
-     x-request-id: 6f1ed002-ab55-9585-9014-ebf0951522d9\r\n",
-    "content-type: application/json\r\ncache-control: no-store\r\n\
-     x-request-id: a7de01fb-a0ac-4e8b-8a80-8ddc87bd2bea\r\n",
-];
 
 fn response_head(sections: &'static [&'static str]) -> Turn {
     let date = imf_fixdate(784_111_777);
