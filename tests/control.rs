@@ -27,8 +27,6 @@ fn run(args: &[&str], env: &[(&str, &str)]) -> (i32, String, String) {
     command.args(args).envs(env.iter().copied());
     let mut process = Process::start(format!("slotway {}", args.join(" ")), command);
     let status = process.wait();
-    process.stdout.wait_closed();
-    process.stderr.wait_closed();
     let code = status.code().expect("it exits by itself");
     (code, process.stdout.text(), process.stderr.text())
 }
@@ -329,7 +327,6 @@ fn failed_start(args: &[&str]) -> String {
     command.arg("serve").args(args);
     let mut process = Process::start(format!("slotway serve {}", args.join(" ")), command);
     let status = process.wait();
-    process.stderr.wait_closed();
     let stderr = process.stderr.text();
     assert_eq!(status.code(), Some(1), "{stderr}");
     stderr

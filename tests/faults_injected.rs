@@ -31,7 +31,6 @@ fn descriptors(hub: &Hub) -> usize {
 fn failure_of(worker: &mut Worker) -> String {
     let status = worker.process.wait();
     assert!(!status.success(), "the worker was to fail: {status}");
-    worker.process.stderr.wait_closed();
     worker.process.stderr.text()
 }
 
@@ -81,7 +80,6 @@ fn a_hub_that_cannot_start_says_why_and_what_to_do() {
         let dir = ScratchDir::new();
         let mut hub = strace::start_hub_with(&dir, inject);
         let status = hub.wait();
-        hub.stderr.wait_closed();
         let log = hub.stderr.text();
         assert_eq!(status.code(), Some(1), "{inject}: {log}");
         let said = log.lines().find(|line| line.starts_with("slotway: "));

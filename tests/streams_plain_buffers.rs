@@ -47,7 +47,7 @@ fn start(options: &HubOptions) -> Hub {
             process.ended().is_some() || serves(&process)
         });
         if process.ended().is_some() {
-            process.stderr.wait_closed();
+            process.wait();
             let log = process.stderr.text();
             let may_pass = log.contains("locked memory") && begun.elapsed() < GUARD;
             assert!(may_pass, "the hub does not start:\n{log}");
@@ -187,9 +187,8 @@ fn a_hub_whose_rings_cannot_be_had_says_what_to_do() {
     wait_until("it serves or fails", || {
         process.ended().is_some() || serves(&process)
     });
-    if let Some(status) = process.ended() {
-        process.stderr.wait_closed();
-        assert_eq!(status.code(), Some(1));
+    if process.ended().is_some() {
+        assert_eq!(process.wait().code(), Some(1));
         let says = process.stderr.contains("limit on locked memory");
         assert!(says, "{}", process.stderr.text());
         assert!(process.stderr.contains("ulimit -l"));

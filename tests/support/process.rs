@@ -75,11 +75,13 @@ impl Process {
         self.status = Some(self.child.wait().expect("the child can be waited for"));
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for all that it has printed.
     pub fn wait(&mut self) -> ExitStatus {
         let start = Instant::now();
         loop {
             if let Some(status) = self.ended() {
+                self.stdout.wait_closed();
+                self.stderr.wait_closed();
                 return status;
             }
             assert!(
@@ -99,9 +101,9 @@ impl Process {
             if let Some(rest) = self.stdout.find(prefix) {
                 return rest;
             }
-            if let Some(status) = self.ended() {
+            if self.ended().is_some() {
                 // The line may have come together with the end.
-                self.stdout.wait_closed();
+                let status = self.wait();
                 if let Some(rest) = self.stdout.find(prefix) {
                     return rest;
                 }
@@ -274,7 +276,7 @@ impl Lines {
 
     /// Waits until no process holds the pipe's other end any more. A grandchild may hold it for
     /// longer than the child lived, so not for ever.
-    pub fn wait_closed(&self) {
+    fn wait_closed(&self) {
         let collected = self.0.0.lock().unwrap();
         let wait = Duration::from_secs(2);
         drop(

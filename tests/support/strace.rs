@@ -50,8 +50,8 @@ impl Fault {
         command.arg(&log).args(rule(inject));
         let mut strace = Process::start("strace", command);
         wait_until("strace has attached", || {
-            if let Some(status) = strace.ended() {
-                strace.stderr.wait_closed();
+            if strace.ended().is_some() {
+                let status = strace.wait();
                 panic!(
                     "strace cannot trace the hub ({status}): {}Run the tests as root, or with `sysctl -w kernel.yama.ptrace_scope=0`.",
                     strace.stderr.text()
