@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use slotway::message::{Method, Params};
 use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
 
-/// Routes of one service; the tables hold as many services as make up their size.
+/// Routes of one service, of which two match the same path; the tables hold as many services as make up their size.
 const PER_SERVICE: usize = 5;
 /// Different paths looked up in turn, so that neither the branch predictor nor the first-level
 /// cache knows the one path by heart. A power of two.
@@ -36,7 +36,7 @@ fn patterns(count: usize) -> Vec<Pattern> {
             let service = service(index);
             [
                 format!("{service}/status"),
-                format!("{service}/items"),
+                format!("{service}/items/latest"),
                 format!("{service}/items/{{id}}"),
                 format!("{service}/orgs/{{org}}/teams/{{team}}/members/{{member}}/roles/{{role}}"),
                 format!("{service}/files/{{*path}}"),
@@ -76,6 +76,7 @@ fn lookups(c: &mut Criterion) {
         }
         let cases = [
             ("static", true, paths(count, |_| "/status".into())),
+            ("beside", true, paths(count, |_| "/items/latest".into())),
             (
                 "param",
                 true,

@@ -25,11 +25,14 @@ type Turn = Box<dyn FnMut(bool)>;
 /// A path's name, and what makes it ready.
 type Path = (&'static str, fn() -> Turn);
 
-const PATHS: [Path; 12] = [
+const PATHS: [Path; 14] = [
     ("http_parse_small", || http_parse(SMALL)),
     ("http_parse_browser", || http_parse(BROWSER)),
     ("route_match_10_literal", || route_match(2, "status")),
     ("route_match_10_parameters", || route_match(2, DEEP)),
+    // A literal that a parameter stands beside, and the other way round.
+    ("route_match_10_beside", || route_match(2, "items/latest")),
+    ("route_match_10_weaker", || route_match(2, "items/1234")),
     ("route_match_10000_literal", || route_match(2000, "status")),
     ("route_match_10000_parameters", || route_match(2000, DEEP)),
     ("slot_codec_encode", slot_codec_encode),
@@ -89,7 +92,7 @@ fn table(services: usize) -> RouteTable<usize> {
     for service in 0..services {
         for rest in [
             "status",
-            "items",
+            "items/latest",
             "items/{id}",
             "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
             "files/{*path}",

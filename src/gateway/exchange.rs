@@ -319,8 +319,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     ) -> Result<Relayed, BodyFault> {
         let watch = &*self.entered.watch;
         let clients = &self.shard.config.clients;
-        let lane = exchange.lane().address();
-        let receiver = Receiver::new(watch, &self.shard.clock, clients, lane);
+        let address = exchange.lane().address();
+        let receiver = Receiver::new(watch, &self.shard.clock, clients, address);
         let timeout_ms = self.shard.config.timeout_ms;
         let mut upload = Upload::new(exchange, receiver, &self.shard.clock, timeout_ms, body);
         let mut relay = pin!(self.output.relay(exchange, manner, |status| {

@@ -6,10 +6,11 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::methods::MethodSet;
+use super::node::{Endpoint, HASHED, NONE, Node, Ways, list_firsts};
 use super::pattern::{Pattern, PatternSegment};
-use super::segment::{head_of, last_word};
+use super::segment::{last_word, scan};
 use super::table::{Route, RouteTable};
-use super::tree::{Endpoint, HASHED, NONE, Node, Tree, Ways, list_firsts};
+use super::tree::Tree;
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
 
@@ -37,7 +38,8 @@ pub enum InsertError {
         first: Pattern,
     },
     /// Together with the routes that are there, a search could have to follow more than
-    /// [`MAX_ROUTE_TRAILS`] ways, because literals and parameters compete in too many segments.
+    /// [`MAX_ROUTE_TRAILS`] ways, because literals, parameters and catch-alls compete in too many
+    /// segments.
     TooManyChoices {
         /// Ways that the worst path would take.
         trails: usize,
@@ -56,7 +58,7 @@ struct Branch {
     /// Routes that end in a catch-all below here.
     rest: Vec<(Method, u32)>,
     /// Most ways down from here that a search can have to follow: the sum of the worst literal
-    /// child and the parameter child, at least one.
+    /// child, the parameter child and the catch-all, at least one.
     trails: usize,
     /// The largest `trails` among the literal children; zero if there are none.
     literal_trails: usize,
@@ -131,7 +133,8 @@ impl<T> RouteTableBuilder<T> {
                 });
             }
         }
-        let after = self.trails_after(&known, &missing);
+        let gains_rest = missing.is_empty() && ends_in_catch_all;
+        let after = self.trails_after(&known, &missing, gains_rest);
         let (trails, _) = after[0];
         if trails > MAX_ROUTE_TRAILS {
             return Err(InsertError::TooManyChoices { trails });
@@ -181,9 +184,15 @@ impl<T> RouteTableBuilder<T> {
         RouteTable::new(tree, targets, routes.into(), trails)
     }
 
-    /// `trails` and `literal_trails` of each known branch once the missing ones hang below the last.
-    /// Both only ever grow, so the old values of the branches on the way need no second look.
-    fn trails_after(&self, known: &[usize], missing: &[Entry<'_>]) -> Vec<(usize, usize)> {
+    /// `trails` and `literal_trails` of each known branch once the missing ones hang below the last,
+    /// or that has a catch-all. Both only ever grow, so the old values of the branches on the way
+    /// need no second look.
+    fn trails_after(
+        &self,
+        known: &[usize],
+        missing: &[Entry<'_>],
+        mut has_rest: bool,
+    ) -> Vec<(usize, usize)> {
         let mut after = Vec::with_capacity(known.len());
         // The branch below the one at hand: whether it is a parameter, and its trails.
         let mut below = missing
@@ -200,7 +209,9 @@ impl<T> RouteTableBuilder<T> {
                 Some((false, trails)) => literal_trails = literal_trails.max(trails),
                 None => {}
             }
-            let trails = (literal_trails + param_trails).max(1);
+            has_rest |= !branch.rest.is_empty();
+            let trails = (literal_trails + param_trails + usize::from(has_rest)).max(1);
+            has_rest = false;
             after.push((trails, literal_trails));
             if i > 0 {
                 let above = &self.branches[known[i - 1]];
@@ -332,7 +343,7 @@ impl Layout {
             let rest = self.endpoint(&mut branch.rest);
             self.nodes[at.id as usize] = Node {
                 firsts: listed.unwrap_or(0),
-                head: head_of(label, 0, label.len()),
+                head: scan(label, 0, 0).head,
                 last: last_word(label),
                 label: label_at as u32,
                 label_len: label.len() as u16,
@@ -388,7 +399,7 @@ impl fmt::Display for InsertError {
             InsertError::TooManyChoices { trails } => write!(
                 f,
                 "with this route some path could match in {trails} ways, {MAX_ROUTE_TRAILS} are \
-                 allowed; let literals and parameters compete in fewer segments, for example \
+                 allowed; let literals, parameters and catch-alls compete in fewer segments, for example \
                  by giving each group of routes a literal prefix of its own"
             ),
             InsertError::Full => write!(

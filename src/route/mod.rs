@@ -19,6 +19,7 @@ mod builder;
 mod methods;
 #[cfg(any(test, fuzzing))]
 pub mod naive;
+mod node;
 mod pattern;
 mod segment;
 mod table;

@@ -2,143 +2,11 @@
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
-use super::segment::{SPREAD, Segment, are_equal, end_of, head_of, index_of, last_word, mix, scan};
+use super::node::{Endpoint, HASHED, NONE, Node, Ways, first_bit, first_byte};
+use super::segment::{
+    SPREAD, Segment, are_equal, end_of, index_of, is_short_word, last_word, mix, scan,
+};
 use crate::message::{Method, Params, Span};
-
-/// No node.
-pub(super) const NONE: u32 = u32::MAX;
-/// Literal children that are too many or too alike for a block: they are in the hash slots.
-pub(super) const HASHED: u32 = u32::MAX - 1;
-
-/// The routes at one place of the tree: which methods there are, and where the target of the
-/// lowest one stands. The targets of the others follow in the order of discriminants.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Endpoint {
-    pub first: u32,
-    pub methods: MethodSet,
-}
-
-/// In which ways a path can go on from a node. Decided when the table is laid out, so that a search
-/// asks once.
-#[derive(Clone, Copy, Debug)]
-#[repr(u8)]
-pub(super) enum Ways {
-    /// In none: only routes end here.
-    None,
-    /// By a literal of its block.
-    Listed,
-    /// By a literal in the hash slots.
-    Hashed,
-    /// By a parameter.
-    Param,
-    /// By a catch-all.
-    Rest,
-    /// By more than one kind of them.
-    Several,
-}
-
-impl Ways {
-    /// Of a node with these fields, and with or without a catch-all.
-    pub(super) fn of(literal: u32, param: u32, has_rest: bool) -> Ways {
-        match (literal, param, has_rest) {
-            (NONE, NONE, false) => Ways::None,
-            (NONE, _, false) => Ways::Param,
-            (NONE, NONE, true) => Ways::Rest,
-            (HASHED, NONE, false) => Ways::Hashed,
-            (_, NONE, false) => Ways::Listed,
-            _ => Ways::Several,
-        }
-    }
-}
-
-/// A place that a path can reach by whole segments.
-///
-/// The node is entered through one literal or parameter segment. Where only one literal could
-/// follow, that literal is folded into the node as its tail (`/items/all`), so that a chain of
-/// literals costs one comparison.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))] // One cache line each.
-pub(super) struct Node {
-    /// What the labels of the literal children begin with. For a listed block, the byte of child
-    /// `i` is byte `i`, see [`list_firsts`]. For hashed children, a set as [`first_bit`] counts,
-    /// which spares most misses the hashing.
-    pub firsts: u64,
-    /// First eight bytes of the literal segment that leads here, zero where it is shorter.
-    pub head: u64,
-    /// Its last eight bytes, zero if it is shorter. With `head` they are all of most segments,
-    /// which spares the look at the labels.
-    pub last: u64,
-    /// Where that segment, and right after it the tail, stand in the labels.
-    pub label: u32,
-    pub label_len: u16,
-    pub tail_len: u16,
-    /// The node above; hash slots are shared by all nodes, so a candidate must name its parent.
-    pub parent: u32,
-    /// The first of a block of literal children, [`HASHED`] or [`NONE`].
-    pub literal: u32,
-    /// The child behind a parameter, or [`NONE`].
-    pub param: u32,
-    /// Routes that end here.
-    pub here: Endpoint,
-    /// Routes that end in a catch-all below here.
-    pub rest: Endpoint,
-    /// In which ways a path can go on.
-    pub ways: Ways,
-}
-
-const _: () = assert!(size_of::<Node>() == 64, "a node fills one cache line");
-
-impl Node {
-    /// A node without label, children and routes.
-    pub(super) const EMPTY: Node = Node {
-        firsts: 0,
-        head: 0,
-        last: 0,
-        label: 0,
-        label_len: 0,
-        tail_len: 0,
-        parent: NONE,
-        literal: NONE,
-        param: NONE,
-        here: Endpoint::NONE,
-        rest: Endpoint::NONE,
-        ways: Ways::None,
-    };
-}
-
-impl Endpoint {
-    const NONE: Endpoint = Endpoint {
-        first: 0,
-        methods: MethodSet::EMPTY,
-    };
-}
-
-/// The first bytes of a block of literal children, if a block can hold them: there are one to
-/// eight, and no two begin alike.
-pub(super) fn list_firsts<'a>(mut labels: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
-    // Places without a child repeat the first one, which is then found before them.
-    let mut firsts = [first_byte(labels.next()?.first()); 8];
-    for (i, label) in (1..).zip(labels) {
-        let first = first_byte(label.first());
-        if i == firsts.len() || firsts[..i].contains(&first) {
-            return None;
-        }
-        firsts[i] = first;
-    }
-    Some(u64::from_le_bytes(firsts))
-}
-
-/// The bit that stands for a segment's first byte.
-#[inline(always)]
-fn first_bit(first: Option<&u8>) -> u64 {
-    1 << (first_byte(first) & 63)
-}
-
-/// The first byte of a segment; an empty one has that of the slash after it.
-#[inline(always)]
-fn first_byte(first: Option<&u8>) -> u8 {
-    *first.unwrap_or(&b'/')
-}
 
 #[derive(Clone, Copy, Debug)]
 struct Slot {
@@ -161,19 +29,21 @@ pub(super) struct Tree {
 }
 
 /// Where a way down ended that had no choice.
-enum Reached {
+enum Reached<'a> {
     /// No route goes on here.
     Nothing,
     /// The path is used up.
     End(Endpoint),
     /// More than one way goes on.
-    Fork(Fork),
+    Fork(Fork<'a>),
 }
 
-/// A node from which the segment at `start` leads on in more than one way.
-struct Fork {
-    id: u32,
+/// A node from which the segment at `start` can lead on in more than one way.
+struct Fork<'a> {
+    node: &'a Node,
     start: usize,
+    /// The literal way, if it is one.
+    literal: Option<Child<'a>>,
 }
 
 /// A node, and where in the path the segment ends that leads to it.
@@ -248,31 +118,28 @@ impl Tree {
         if search.path.first() != Some(&b'/') {
             return None;
         }
-        // Most searches never come to a fork, and call nothing.
-        self.walk(0, 0, search)
+        self.walk(self.child(0, 0), search)
     }
 
-    /// Goes on at a node that was entered by a segment that ends before `at`.
+    /// Goes on at a node. Most searches never come to a fork, and are a loop in their caller.
     #[inline(always)]
-    fn walk(&self, id: u32, at: usize, search: &mut Search<'_>) -> Option<u32> {
-        match self.descend(id, at, search) {
+    fn walk(&self, from: Child<'_>, search: &mut Search<'_>) -> Option<u32> {
+        match self.descend(from, search) {
             Reached::Nothing => None,
             Reached::End(endpoint) => search.take(endpoint),
-            Reached::Fork(fork) => self.walk_both(fork, search),
+            Reached::Fork(fork) => self.walk_fork(fork, search),
         }
-    }
-
-    /// The same behind a fork, once in the code, which keeps the frames of a recursion small.
-    #[inline(never)]
-    fn walk_on(&self, id: u32, at: usize, search: &mut Search<'_>) -> Option<u32> {
-        self.walk(id, at, search)
     }
 
     /// Goes down for as long as there is one way only.
     #[inline(always)]
-    fn descend(&self, mut id: u32, mut at: usize, search: &mut Search<'_>) -> Reached {
+    fn descend<'a>(&'a self, from: Child<'a>, search: &mut Search<'_>) -> Reached<'a> {
         let path = search.path;
-        let mut node = &self.nodes[id as usize];
+        let Child {
+            mut id,
+            mut node,
+            end: mut at,
+        } = from;
         loop {
             #[cfg(test)]
             {
@@ -304,7 +171,18 @@ impl Tree {
                     .map(|end| self.child(node.param, end)),
                 Ways::Rest if search.push_rest(start) => return Reached::End(node.rest),
                 Ways::Rest => None,
-                Ways::Several => return Reached::Fork(Fork { id, start }),
+                Ways::Several => match self.literal_child(id, node, path, start) {
+                    None if node.rest.methods.is_empty() => search
+                        .push_segment(start)
+                        .map(|end| self.child(node.param, end)),
+                    literal => {
+                        return Reached::Fork(Fork {
+                            node,
+                            start,
+                            literal,
+                        });
+                    }
+                },
             };
             match child {
                 Some(child) => Child { id, node, end: at } = child,
@@ -319,33 +197,42 @@ impl Tree {
     /// Each fork on the way adds a trail, so `MAX_ROUTE_TRAILS` bounds the depth of recursion.
     /// Being a tree, it has no node that one search enters twice.
     #[inline(never)]
-    fn walk_both(&self, fork: Fork, search: &mut Search<'_>) -> Option<u32> {
-        let Fork { id, start } = fork;
-        let node = &self.nodes[id as usize];
+    fn walk_fork(&self, fork: Fork<'_>, search: &mut Search<'_>) -> Option<u32> {
+        let Fork {
+            node,
+            start,
+            literal,
+        } = fork;
         let depth = search.params.as_slice().len();
-        let child = match node.literal {
-            NONE => None,
-            HASHED => self.hashed_child(id, node, search.path, start),
-            _ => self.listed_child(node, search.path, start),
-        };
-        if let Some(child) = child {
-            if let Some(found) = self.walk_on(child.id, child.end, search) {
-                return Some(found);
+        let mut way = literal;
+        let mut param = node.param;
+        loop {
+            if let Some(child) = way {
+                if let Some(found) = self.walk(child, search) {
+                    return Some(found);
+                }
+                search.params.truncate(depth);
             }
-            search.params.truncate(depth);
-        }
-        if node.param != NONE
-            && let Some(end) = search.push_segment(start)
-        {
-            if let Some(found) = self.walk_on(node.param, end, search) {
-                return Some(found);
+            if param == NONE {
+                break;
             }
-            search.params.truncate(depth);
+            way = search.push_segment(start).map(|end| self.child(param, end));
+            param = NONE;
         }
         if node.rest.methods.is_empty() || !search.push_rest(start) {
             return None;
         }
         search.take(node.rest)
+    }
+
+    /// The literal child that the segment at `start` leads to, where there are other ways as well.
+    #[inline(never)]
+    fn literal_child(&self, id: u32, node: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
+        match node.literal {
+            NONE => None,
+            HASHED => self.hashed_child(id, node, path, start),
+            _ => self.listed_child(node, path, start),
+        }
     }
 
     #[inline(always)]
@@ -363,7 +250,7 @@ impl Tree {
         child.end += usize::from(child.node.label_len);
         let part = path.get(start..child.end)?;
         let is_label = match part.first_chunk() {
-            None => head_of(path, start, part.len()) == child.node.head,
+            None => is_short_word(part, child.node.head),
             Some(head) => {
                 u64::from_le_bytes(*head) == child.node.head
                     && self.is_label_after_head(child.node, part)
@@ -556,6 +443,25 @@ mod tests {
     }
 
     #[test]
+    fn a_catch_all_is_one_way_more_wherever_it_comes_in() {
+        let trails = |texts: &[&str]| {
+            let mut builder = RouteTableBuilder::with_seed(1);
+            for text in texts {
+                let pattern = Pattern::parse(text).unwrap();
+                builder.insert(Method::Get, &pattern, ()).unwrap();
+            }
+            builder.build().worst_trails()
+        };
+        assert_eq!(trails(&["/{*r}"]), 1);
+        assert_eq!(trails(&["/a/{*r}", "/a/b"]), 2);
+        assert_eq!(trails(&["/a/b", "/a/{*r}"]), 2);
+        assert_eq!(trails(&["/a/b", "/a/{x}", "/a/{*r}"]), 3);
+        assert_eq!(trails(&["/{*r}", "/a/{*r}", "/a/b/{*r}", "/a/b/c"]), 4);
+        assert_eq!(trails(&["/a/b/c", "/a/b/{*r}", "/a/{*r}", "/{*r}"]), 4);
+        assert_eq!(trails(&["/a/{*r}", "/b/{*r}", "/c"]), 1);
+    }
+
+    #[test]
     fn trails_do_not_hang_on_the_order_of_registration() {
         let mut patterns: Vec<Pattern> = every_mix(5).collect();
         patterns.push(Pattern::parse("/a/a/b/{x}/c").unwrap());
@@ -580,20 +486,23 @@ mod tests {
     fn the_deepest_recursion_fits_a_small_stack() {
         let small = std::thread::Builder::new().stack_size(1024 * 1024);
         let thread = small.spawn(|| {
-            let mut builder = RouteTableBuilder::with_seed(1);
-            let mut depth = 0;
-            let refused = loop {
-                let text = format!("{}/{{p}}", "/a".repeat(depth));
-                match builder.insert(Method::Get, &Pattern::parse(&text).unwrap(), ()) {
-                    Ok(()) => depth += 1,
-                    Err(error) => break error,
-                }
-            };
-            assert!(matches!(refused, InsertError::TooManyChoices { .. }));
-            let table = builder.build();
-            assert!(table.worst_trails() > MAX_ROUTE_TRAILS - 2);
-            let path = format!("{}/b/b", "/a".repeat(depth - 1));
-            assert!(steps(&table, &path) >= depth);
+            // Whatever competes with the literal in each segment.
+            for weaker in ["{p}", "{*r}"] {
+                let mut builder = RouteTableBuilder::with_seed(1);
+                let mut depth = 0;
+                let refused = loop {
+                    let text = format!("{}/{weaker}", "/a".repeat(depth));
+                    match builder.insert(Method::Post, &Pattern::parse(&text).unwrap(), ()) {
+                        Ok(()) => depth += 1,
+                        Err(error) => break error,
+                    }
+                };
+                assert!(matches!(refused, InsertError::TooManyChoices { .. }));
+                let table = builder.build();
+                assert!(table.worst_trails() > MAX_ROUTE_TRAILS - 2);
+                let path = format!("{}/b/b", "/a".repeat(depth - 1));
+                assert!(steps(&table, &path) >= depth);
+            }
         });
         thread.unwrap().join().unwrap();
     }
