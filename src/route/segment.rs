@@ -76,12 +76,10 @@ pub(super) fn are_equal(a: &[u8], b: &[u8]) -> bool {
     a.first() == b.first() && a.get(a.len() / 2) == b.get(b.len() / 2) && a.last() == b.last()
 }
 
-/// Whether fewer than eight bytes are those of a little-endian word that is padded with zeros. It
-/// takes no word's length for granted: the caller knows that they have as many.
+/// Whether fewer than eight bytes are what a little-endian word begins with.
 #[inline(always)]
 pub(super) fn is_short_word(bytes: &[u8], word: u64) -> bool {
     debug_assert!(bytes.len() < WORD);
-    // What the word has from this byte on.
     let from = |at: usize| word >> (8 * at);
     let len = bytes.len();
     if let (Some(first), Some(last)) = (bytes.first_chunk(), bytes.last_chunk()) {
