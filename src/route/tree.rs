@@ -175,6 +175,10 @@ impl Tree {
                     None if node.rest.methods.is_empty() => search
                         .push_segment(start)
                         .map(|end| self.child(node.param, end)),
+                    // What usually decides a fork: a literal that is all that was left.
+                    Some(literal) if search.is_answered_by(&literal) => {
+                        return Reached::End(literal.node.here);
+                    }
                     literal => {
                         return Reached::Fork(Fork {
                             node,
@@ -226,7 +230,7 @@ impl Tree {
     }
 
     /// The literal child that the segment at `start` leads to, where there are other ways as well.
-    #[inline(never)]
+    #[inline(always)]
     fn literal_child(&self, id: u32, node: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
         match node.literal {
             NONE => None,
@@ -338,6 +342,15 @@ impl Search<'_> {
         }
         self.others = self.others.union(endpoint.methods);
         None
+    }
+
+    /// Whether the path ends with this child, and that has a route for the wanted method.
+    #[inline(always)]
+    fn is_answered_by(&self, child: &Child<'_>) -> bool {
+        let node = child.node;
+        child.end == self.path.len()
+            && node.tail_len == 0
+            && node.here.methods.contains(self.wanted)
     }
 
     /// Adds the segment at `start` as a parameter and gives its end. An empty one is none.
