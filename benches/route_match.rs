@@ -9,7 +9,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use slotway::message::{Method, Params};
 use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
 
-/// Routes of one service, of which two match the same path; the tables hold as many services as make up their size.
+/// Routes of one service, of which some match the same path; the tables hold as many services as make
+/// up their size.
 const PER_SERVICE: usize = 5;
 /// Different paths looked up in turn, so that neither the branch predictor nor the first-level
 /// cache knows the one path by heart. A power of two.
@@ -30,17 +31,31 @@ fn service(index: usize) -> String {
     format!("/{}-{index}", NOUNS[index % NOUNS.len()])
 }
 
-fn patterns(count: usize) -> Vec<Pattern> {
+/// What each service has.
+const USUAL: [&str; PER_SERVICE] = [
+    "status",
+    "items/latest",
+    "items/{id}",
+    "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
+    "files/{*path}",
+];
+
+/// The same number of routes that all stand beside each other, and some of which begin alike.
+const CROWDED: [&str; PER_SERVICE] = [
+    "items/latest",
+    "items/list",
+    "items/lost",
+    "items/{id}",
+    "items/{id}/parts",
+];
+
+fn patterns(count: usize, of_service: &[&str]) -> Vec<Pattern> {
     (0..count / PER_SERVICE)
         .flat_map(|index| {
             let service = service(index);
-            [
-                format!("{service}/status"),
-                format!("{service}/items/latest"),
-                format!("{service}/items/{{id}}"),
-                format!("{service}/orgs/{{org}}/teams/{{team}}/members/{{member}}/roles/{{role}}"),
-                format!("{service}/files/{{*path}}"),
-            ]
+            of_service
+                .iter()
+                .map(move |rest| format!("{service}/{rest}"))
         })
         .map(|text| Pattern::parse(&text).expect("the bench's own pattern"))
         .collect()
@@ -65,16 +80,12 @@ fn paths(count: usize, rest: impl Fn(usize) -> String) -> Vec<String> {
         .collect()
 }
 
+/// A name, whether something is found, and the paths.
+type Case = (&'static str, bool, Vec<String>);
+
 fn lookups(c: &mut Criterion) {
     for count in [10, 1_000, 10_000] {
-        let patterns = patterns(count);
-        let table = table(&patterns);
-        let mut peer = matchit::Router::new();
-        for (index, pattern) in patterns.iter().enumerate() {
-            peer.insert(pattern.as_str(), index)
-                .expect("patterns that matchit takes as well");
-        }
-        let cases = [
+        let usual = [
             ("static", true, paths(count, |_| "/status".into())),
             ("beside", true, paths(count, |_| "/items/latest".into())),
             (
@@ -95,56 +106,84 @@ fn lookups(c: &mut Criterion) {
                 paths(count, |i| format!("/files/img/{i}/a.png")),
             ),
             ("miss", false, paths(count, |i| format!("/nothing/{i}"))),
+            // Those of the smallest table in every table: what more routes cost where the memory that a
+            // search touches is the same.
+            ("same_paths", true, paths(10, |_| "/status".into())),
         ];
-        for (case, is_hit, paths) in cases {
-            for path in &paths {
-                let mut params = Params::default();
-                let found = table.lookup(Method::Get, path.as_bytes(), 0, &mut params);
-                let ours = match found {
-                    Lookup::Found { target, .. } => Some(*target),
-                    _ => None,
-                };
-                let theirs = peer.at(path).ok().map(|found| *found.value);
-                assert_eq!(ours, theirs, "both find the same route for {path}");
-                assert_eq!(ours.is_some(), is_hit, "{case}: {path}");
-            }
-            let mut group = c.benchmark_group(format!("route_match/{case}"));
-            group.throughput(Throughput::Elements(1));
-            group.bench_with_input(BenchmarkId::new("slotway", count), &paths, |b, paths| {
-                let mut params = Params::default();
-                let mut turn = 0;
-                b.iter(|| {
-                    turn = (turn + 1) % PATHS;
-                    let path = black_box(paths[turn].as_bytes());
-                    let found = table.lookup(Method::Get, path, 64, &mut params);
-                    black_box(matches!(found, Lookup::Found { .. }));
-                    black_box(&params);
-                });
-            });
-            group.bench_with_input(BenchmarkId::new("matchit", count), &paths, |b, paths| {
-                let mut turn = 0;
-                b.iter(|| {
-                    turn = (turn + 1) % PATHS;
-                    let path = black_box(paths[turn].as_str());
-                    black_box(peer.at(path)).is_ok()
-                });
-            });
-            group.bench_with_input(BenchmarkId::new("compare", count), &paths, |b, paths| {
-                let expected = paths.clone();
-                let mut turn = 0;
-                b.iter(|| {
-                    turn = (turn + 1) % PATHS;
-                    let path = black_box(paths[turn].as_bytes());
-                    path == expected[turn].as_bytes()
-                });
-            });
-            group.finish();
+        compare(c, &patterns(count, &USUAL), &usual);
+        let crowded = [
+            (
+                "crowded_literal",
+                true,
+                paths(count, |_| "/items/latest".into()),
+            ),
+            (
+                "crowded_param",
+                true,
+                paths(count, |i| format!("/items/{}", i * 31)),
+            ),
+        ];
+        compare(c, &patterns(count, &CROWDED), &crowded);
+    }
+}
+
+/// Measures the cases on one set of patterns.
+fn compare(c: &mut Criterion, patterns: &[Pattern], cases: &[Case]) {
+    let count = patterns.len();
+    let table = table(patterns);
+    let mut peer = matchit::Router::new();
+    for (index, pattern) in patterns.iter().enumerate() {
+        peer.insert(pattern.as_str(), index)
+            .expect("patterns that matchit takes as well");
+    }
+    for (case, is_hit, paths) in cases {
+        for path in paths {
+            let mut params = Params::default();
+            let found = table.lookup(Method::Get, path.as_bytes(), 0, &mut params);
+            let ours = match found {
+                Lookup::Found { target, .. } => Some(*target),
+                _ => None,
+            };
+            let theirs = peer.at(path).ok().map(|found| *found.value);
+            assert_eq!(ours, theirs, "both find the same route for {path}");
+            assert_eq!(ours.is_some(), *is_hit, "{case}: {path}");
         }
+        let mut group = c.benchmark_group(format!("route_match/{case}"));
+        group.throughput(Throughput::Elements(1));
+        group.bench_with_input(BenchmarkId::new("slotway", count), paths, |b, paths| {
+            let mut params = Params::default();
+            let mut turn = 0;
+            b.iter(|| {
+                turn = (turn + 1) % PATHS;
+                let path = black_box(paths[turn].as_bytes());
+                let found = table.lookup(Method::Get, path, 64, &mut params);
+                black_box(matches!(found, Lookup::Found { .. }));
+                black_box(&params);
+            });
+        });
+        group.bench_with_input(BenchmarkId::new("matchit", count), paths, |b, paths| {
+            let mut turn = 0;
+            b.iter(|| {
+                turn = (turn + 1) % PATHS;
+                let path = black_box(paths[turn].as_str());
+                black_box(peer.at(path)).is_ok()
+            });
+        });
+        group.bench_with_input(BenchmarkId::new("compare", count), paths, |b, paths| {
+            let expected = paths.clone();
+            let mut turn = 0;
+            b.iter(|| {
+                turn = (turn + 1) % PATHS;
+                let path = black_box(paths[turn].as_bytes());
+                path == expected[turn].as_bytes()
+            });
+        });
+        group.finish();
     }
 }
 
 fn builds(c: &mut Criterion) {
-    let patterns = patterns(10_000);
+    let patterns = patterns(10_000, &USUAL);
     let mut group = c.benchmark_group("route_build");
     group.throughput(Throughput::Elements(patterns.len() as u64));
     group.bench_function("10000", |b| b.iter(|| table(black_box(&patterns))));

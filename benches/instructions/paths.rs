@@ -25,7 +25,7 @@ type Turn = Box<dyn FnMut(bool)>;
 /// A path's name, and what makes it ready.
 type Path = (&'static str, fn() -> Turn);
 
-const PATHS: [Path; 14] = [
+const PATHS: [Path; 16] = [
     ("http_parse_small", || http_parse(SMALL)),
     ("http_parse_browser", || http_parse(BROWSER)),
     ("route_match_10_literal", || route_match(2, "status")),
@@ -33,6 +33,13 @@ const PATHS: [Path; 14] = [
     // A literal that a parameter stands beside, and the other way round.
     ("route_match_10_beside", || route_match(2, "items/latest")),
     ("route_match_10_weaker", || route_match(2, "items/1234")),
+    // The same where the literals are told by a hash.
+    ("route_match_10_beside_hashed", || {
+        route_match(2, "tags/new")
+    }),
+    ("route_match_10_weaker_hashed", || {
+        route_match(2, "tags/1234")
+    }),
     ("route_match_10000_literal", || route_match(2000, "status")),
     ("route_match_10000_parameters", || route_match(2000, DEEP)),
     ("slot_codec_encode", slot_codec_encode),
@@ -86,7 +93,7 @@ fn http_parse(bytes: &'static str) -> Turn {
     })
 }
 
-/// Five routes for each of so many services.
+/// Eight routes for each of so many services.
 fn table(services: usize) -> RouteTable<usize> {
     let mut builder = RouteTableBuilder::with_seed(SEED);
     for service in 0..services {
@@ -96,6 +103,9 @@ fn table(services: usize) -> RouteTable<usize> {
             "items/{id}",
             "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
             "files/{*path}",
+            "tags/new",
+            "tags/next",
+            "tags/{tag}",
         ] {
             let pattern = Pattern::parse(&format!("/service-{service}/{rest}")).unwrap();
             builder.insert(Method::Get, &pattern, service).unwrap();

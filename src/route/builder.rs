@@ -6,16 +6,18 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::methods::MethodSet;
-use super::node::{Endpoint, HASHED, NONE, Node, Ways, list_firsts};
+use super::node::{Endpoint, Literals, NONE, Node, Ways, first_byte};
 use super::pattern::{Pattern, PatternSegment};
+use super::places::Places;
 use super::segment::{last_word, scan};
 use super::table::{Route, RouteTable};
 use super::tree::Tree;
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
 
-/// Most bytes of pattern in one table, so that every index into it fits 32 bits.
-const MAX_TEXT: usize = 1 << 31;
+/// Most bytes of pattern in one table, so that every index into it fits 32 bits: each segment takes
+/// a byte of it at least, and two nodes at most.
+const MAX_TEXT: usize = 1 << 30;
 
 /// Collects routes for a [`RouteTable`].
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub enum InsertError {
         /// Ways that the worst path would take.
         trails: usize,
     },
-    /// The patterns together have more than 2 GiB of text.
+    /// The patterns together have more than 1 GiB of text.
     Full,
 }
 
@@ -330,19 +332,25 @@ impl Layout {
 
             let branch = &mut branches[last];
             let literals = std::mem::take(&mut branch.literals);
-            let listed = list_firsts(literals.keys().map(|label| &**label));
-            let block = self.nodes.len() as u32;
-            let after_block = block + literals.len() as u32;
-            let literal = match listed {
-                Some(_) => block,
-                None if literals.is_empty() => NONE,
-                None => HASHED,
+            let first_of = |label: &[u8]| first_byte(label.first());
+            let firsts: Vec<u8> = literals.keys().map(|label| first_of(label)).collect();
+            let kind = match Places::of(&firsts) {
+                Some(places) => Literals::Listed(places),
+                None if literals.is_empty() => Literals::None,
+                None => Literals::Hashed,
             };
+            let block = self.nodes.len() as u32;
+            let (literal, block_len, places) = match kind {
+                Literals::None => (NONE, 0, Places::ONE),
+                Literals::Listed(places) => (block, places.len(), places),
+                Literals::Hashed => (at.id, literals.len() as u32, Places::ONE),
+            };
+            let after_block = block + block_len;
             let param = branch.param.map_or(NONE, |_| after_block);
             let here = self.endpoint(&mut branch.here);
             let rest = self.endpoint(&mut branch.rest);
             self.nodes[at.id as usize] = Node {
-                firsts: listed.unwrap_or(0),
+                firsts: 0,
                 head: scan(label, 0, 0).head,
                 last: last_word(label),
                 label: label_at as u32,
@@ -351,7 +359,8 @@ impl Layout {
                 parent: at.parent,
                 literal,
                 param,
-                ways: Ways::of(literal, param, !rest.methods.is_empty()),
+                ways: Ways::of(kind, param != NONE, !rest.methods.is_empty()),
+                places,
                 here,
                 rest,
             };
@@ -362,15 +371,20 @@ impl Layout {
                 label: None,
                 parent: at.id,
             }));
-            let literals = literals.into_iter().zip(block..);
-            waiting.extend(literals.map(|((label, branch), id)| Waiting {
-                branch,
-                id,
-                label: Some(label),
-                parent: at.id,
-            }));
+            for ((label, branch), nth) in literals.into_iter().zip(0..) {
+                let place = match kind {
+                    Literals::Listed(places) => places.place(first_of(&label)),
+                    _ => nth,
+                };
+                waiting.push(Waiting {
+                    branch,
+                    id: block + place,
+                    label: Some(label),
+                    parent: at.id,
+                });
+            }
             let end = after_block as usize + usize::from(branch.param.is_some());
-            self.nodes.resize(end, Node::EMPTY);
+            self.nodes.resize(end, Node::hole(at.id));
         }
     }
 

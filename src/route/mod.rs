@@ -21,6 +21,7 @@ mod methods;
 pub mod naive;
 mod node;
 mod pattern;
+mod places;
 mod segment;
 mod table;
 mod tree;

@@ -1,12 +1,11 @@
-//! What a route tree is made of: nodes, one cache line each. Only data, and how a block of children
-//! is told by their first bytes; the search is the tree's.
+//! What a route tree is made of: nodes, one cache line each. Only data; the search is the tree's.
 
 use super::methods::MethodSet;
+use super::places::Places;
+use crate::limits::MAX_HEAD;
 
 /// No node.
 pub(super) const NONE: u32 = u32::MAX;
-/// Literal children that are too many or too alike for a block: they are in the hash slots.
-pub(super) const HASHED: u32 = u32::MAX - 1;
 
 /// The routes at one place of the tree: which methods there are, and where the target of the
 /// lowest one stands. The targets of the others follow in the order of discriminants.
@@ -31,22 +30,39 @@ pub(super) enum Ways {
     Param,
     /// By a catch-all.
     Rest,
-    /// By more than one kind of them.
-    Several,
+    /// By a literal of its block, and by a parameter or a catch-all or both.
+    ListedAndMore,
+    /// By a literal in the hash slots, and by a parameter or a catch-all or both.
+    HashedAndMore,
+    /// By a parameter and by a catch-all.
+    ParamAndRest,
 }
 
 impl Ways {
-    /// Of a node with these fields, and with or without a catch-all.
-    pub(super) fn of(literal: u32, param: u32, has_rest: bool) -> Ways {
-        match (literal, param, has_rest) {
-            (NONE, NONE, false) => Ways::None,
-            (NONE, _, false) => Ways::Param,
-            (NONE, NONE, true) => Ways::Rest,
-            (HASHED, NONE, false) => Ways::Hashed,
-            (_, NONE, false) => Ways::Listed,
-            _ => Ways::Several,
+    /// Of a node with these fields.
+    pub(super) fn of(literals: Literals, has_param: bool, has_rest: bool) -> Ways {
+        match (literals, has_param, has_rest) {
+            (Literals::None, false, false) => Ways::None,
+            (Literals::None, true, false) => Ways::Param,
+            (Literals::None, false, true) => Ways::Rest,
+            (Literals::None, true, true) => Ways::ParamAndRest,
+            (Literals::Listed(_), false, false) => Ways::Listed,
+            (Literals::Listed(_), _, _) => Ways::ListedAndMore,
+            (Literals::Hashed, false, false) => Ways::Hashed,
+            (Literals::Hashed, _, _) => Ways::HashedAndMore,
         }
     }
+}
+
+/// How the literal children of a node are found.
+#[derive(Clone, Copy)]
+pub(super) enum Literals {
+    /// There are none.
+    None,
+    /// They stand in a block.
+    Listed(Places),
+    /// They are too many or too alike for one, and are in the hash slots.
+    Hashed,
 }
 
 /// A place that a path can reach by whole segments.
@@ -57,9 +73,8 @@ impl Ways {
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))] // One cache line each.
 pub(super) struct Node {
-    /// What the labels of the literal children begin with. For a listed block, the byte of child
-    /// `i` is byte `i`, see [`list_firsts`]. For hashed children, a set as [`first_bit`] counts,
-    /// which spares most misses the hashing.
+    /// What the labels of hashed children begin with, a set as [`first_bit`] counts, which spares
+    /// most misses the hashing. Empty for any other node.
     pub firsts: u64,
     /// First eight bytes of the literal segment that leads here, zero where it is shorter.
     pub head: u64,
@@ -72,7 +87,8 @@ pub(super) struct Node {
     pub tail_len: u16,
     /// The node above; hash slots are shared by all nodes, so a candidate must name its parent.
     pub parent: u32,
-    /// The first of a block of literal children, [`HASHED`] or [`NONE`].
+    /// The first of a block of literal children. If they are hashed, the node itself, which they name
+    /// as their parent. If there are none, [`NONE`].
     pub literal: u32,
     /// The child behind a parameter, or [`NONE`].
     pub param: u32,
@@ -82,6 +98,8 @@ pub(super) struct Node {
     pub rest: Endpoint,
     /// In which ways a path can go on.
     pub ways: Ways,
+    /// Where in the block which literal child stands, if they are in one.
+    pub places: Places,
 }
 
 const _: () = assert!(size_of::<Node>() == 64, "a node fills one cache line");
@@ -101,7 +119,18 @@ impl Node {
         here: Endpoint::NONE,
         rest: Endpoint::NONE,
         ways: Ways::None,
+        places: Places::ONE,
     };
+
+    /// A place in a block below `parent` where no child stands. No path is long enough for its label.
+    pub(super) fn hole(parent: u32) -> Node {
+        const { assert!(MAX_HEAD < u16::MAX as usize) };
+        Node {
+            label_len: u16::MAX,
+            parent,
+            ..Node::EMPTY
+        }
+    }
 }
 
 impl Endpoint {
@@ -109,21 +138,6 @@ impl Endpoint {
         first: 0,
         methods: MethodSet::EMPTY,
     };
-}
-
-/// The first bytes of a block of literal children, if a block can hold them: there are one to
-/// eight, and no two begin alike.
-pub(super) fn list_firsts<'a>(mut labels: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
-    // Places without a child repeat the first one, which is then found before them.
-    let mut firsts = [first_byte(labels.next()?.first()); 8];
-    for (i, label) in (1..).zip(labels) {
-        let first = first_byte(label.first());
-        if i == firsts.len() || firsts[..i].contains(&first) {
-            return None;
-        }
-        firsts[i] = first;
-    }
-    Some(u64::from_le_bytes(firsts))
 }
 
 /// The bit that stands for a segment's first byte.

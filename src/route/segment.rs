@@ -116,13 +116,6 @@ fn word_of_segment(path: &[u8], at: usize) -> (u64, usize) {
     }
 }
 
-/// Index of the first byte of a little-endian word that equals `wanted`.
-#[inline(always)]
-pub(super) fn index_of(word: u64, wanted: u8) -> Option<u32> {
-    let hits = zero_bytes(word ^ (LOW_BITS * u64::from(wanted)));
-    (hits != 0).then(|| hits.trailing_zeros() / 8)
-}
-
 /// The high bit of each zero byte of a word. Above the lowest hit, which is exact, a borrow can
 /// make others up.
 #[inline(always)]
@@ -195,25 +188,6 @@ mod tests {
                         assert!(len >= 8 || !is_short_word(&other, found.head));
                         let is_last = len >= 8 && i + 8 >= len;
                         assert_eq!(last_word(&bare) != last_word(&other), is_last);
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn finds_the_first_of_equal_bytes() {
-        for byte in 0..=u8::MAX {
-            for at in 0..8 {
-                for other in [0, 1, 0x7f, 0x80, 0xff, byte ^ 1, byte ^ 0x80] {
-                    let mut bytes = [other; 8];
-                    bytes[at] = byte;
-                    bytes[7] = byte;
-                    let found = index_of(u64::from_le_bytes(bytes), byte);
-                    let expected = bytes.iter().position(|b| *b == byte).unwrap();
-                    assert_eq!(found, Some(expected as u32), "{byte} in {bytes:?}");
-                    if other != byte {
-                        assert_eq!(index_of(u64::from_le_bytes([other; 8]), byte), None);
                     }
                 }
             }

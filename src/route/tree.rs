@@ -2,10 +2,8 @@
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
-use super::node::{Endpoint, HASHED, NONE, Node, Ways, first_bit, first_byte};
-use super::segment::{
-    SPREAD, Segment, are_equal, end_of, index_of, is_short_word, last_word, mix, scan,
-};
+use super::node::{Endpoint, NONE, Node, Ways, first_bit, first_byte};
+use super::segment::{SPREAD, Segment, are_equal, end_of, is_short_word, last_word, mix, scan};
 use crate::message::{Method, Params, Span};
 
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +18,15 @@ struct Slot {
 pub(super) struct Tree {
     nodes: Box<[Node]>,
     labels: Box<[u8]>,
-    /// Open addressing with linear probing, at most half full; empty if no node is [`HASHED`].
+    /// Nothing if no node has hashed children. Behind a pointer, so that a search which comes to none
+    /// does not fetch it.
+    hashes: Option<Box<Hashes>>,
+}
+
+/// Where hashed children are found, those of all nodes together.
+#[derive(Debug)]
+struct Hashes {
+    /// Open addressing with linear probing, at most half full.
     slots: Box<[Slot]>,
     /// Key of the hash of a segment.
     segment_key: u64,
@@ -48,7 +54,6 @@ struct Fork<'a> {
 
 /// A node, and where in the path the segment ends that leads to it.
 struct Child<'a> {
-    id: u32,
     node: &'a Node,
     end: usize,
 }
@@ -75,19 +80,20 @@ impl Tree {
             .filter(|id| {
                 let node = &nodes[*id as usize];
                 let parent = &nodes[node.parent as usize];
-                parent.literal == HASHED && parent.param != *id
+                parent.literal == node.parent && parent.param != *id
             })
             .collect();
-        let slots = if hashed.is_empty() {
-            Vec::new()
-        } else {
-            let free = Slot { tag: 0, node: NONE };
-            vec![free; (hashed.len() * 2).next_power_of_two()]
-        };
         let mut tree = Tree {
             nodes: nodes.into(),
             labels: labels.into(),
-            slots: slots.into(),
+            hashes: None,
+        };
+        if hashed.is_empty() {
+            return tree;
+        }
+        let free = Slot { tag: 0, node: NONE };
+        let mut hashes = Hashes {
+            slots: vec![free; (hashed.len() * 2).next_power_of_two()].into(),
             segment_key: mix(seed ^ SPREAD, !SPREAD),
             parent_key: mix(!seed, SPREAD) | 1,
         };
@@ -96,17 +102,18 @@ impl Tree {
             let label = tree.label(node);
             let bit = first_bit(label.first());
             let parent = node.parent;
-            let hash = tree.hash(parent, scan(label, 0, tree.segment_key).hash);
+            let hash = hashes.of(parent, scan(label, 0, hashes.segment_key).hash);
             tree.nodes[parent as usize].firsts |= bit;
-            let mut at = hash as usize & (tree.slots.len() - 1);
-            while tree.slots[at].node != NONE {
-                at = (at + 1) & (tree.slots.len() - 1);
+            let mut at = hash as usize & (hashes.slots.len() - 1);
+            while hashes.slots[at].node != NONE {
+                at = (at + 1) & (hashes.slots.len() - 1);
             }
-            tree.slots[at] = Slot {
+            hashes.slots[at] = Slot {
                 tag: (hash >> 32) as u32,
                 node: id,
             };
         }
+        tree.hashes = Some(Box::new(hashes));
         tree
     }
 
@@ -136,7 +143,6 @@ impl Tree {
     fn descend<'a>(&'a self, from: Child<'a>, search: &mut Search<'_>) -> Reached<'a> {
         let path = search.path;
         let Child {
-            mut id,
             mut node,
             end: mut at,
         } = from;
@@ -165,31 +171,22 @@ impl Tree {
             let child = match node.ways {
                 Ways::None => None,
                 Ways::Listed => self.listed_child(node, path, start),
-                Ways::Hashed => self.hashed_child(id, node, path, start),
-                Ways::Param => search
-                    .push_segment(start)
-                    .map(|end| self.child(node.param, end)),
+                Ways::Hashed => self.hashed_child(node, path, start),
+                Ways::Param => self.param_child(node, start, search),
                 Ways::Rest if search.push_rest(start) => return Reached::End(node.rest),
                 Ways::Rest => None,
-                Ways::Several => match self.literal_child(id, node, path, start) {
-                    None if node.rest.methods.is_empty() => search
-                        .push_segment(start)
-                        .map(|end| self.child(node.param, end)),
-                    // What usually decides a fork: a literal that is all that was left.
-                    Some(literal) if search.is_answered_by(&literal) => {
-                        return Reached::End(literal.node.here);
-                    }
-                    literal => {
-                        return Reached::Fork(Fork {
-                            node,
-                            start,
-                            literal,
-                        });
-                    }
+                Ways::ListedAndMore => match self.listed_child(node, path, start) {
+                    None if node.rest.methods.is_empty() => self.param_child(node, start, search),
+                    literal => return search.reach_fork(node, start, literal),
                 },
+                Ways::HashedAndMore => match self.hashed_child(node, path, start) {
+                    None if node.rest.methods.is_empty() => self.param_child(node, start, search),
+                    literal => return search.reach_fork(node, start, literal),
+                },
+                Ways::ParamAndRest => return search.reach_fork(node, start, None),
             };
             match child {
-                Some(child) => Child { id, node, end: at } = child,
+                Some(child) => Child { node, end: at } = child,
                 None => return Reached::Nothing,
             }
         }
@@ -209,7 +206,7 @@ impl Tree {
         } = fork;
         let depth = search.params.as_slice().len();
         let mut way = literal;
-        let mut param = node.param;
+        let mut has_param = node.param != NONE;
         loop {
             if let Some(child) = way {
                 if let Some(found) = self.walk(child, search) {
@@ -217,11 +214,11 @@ impl Tree {
                 }
                 search.params.truncate(depth);
             }
-            if param == NONE {
+            if !has_param {
                 break;
             }
-            way = search.push_segment(start).map(|end| self.child(param, end));
-            param = NONE;
+            way = self.param_child(node, start, search);
+            has_param = false;
         }
         if node.rest.methods.is_empty() || !search.push_rest(start) {
             return None;
@@ -229,27 +226,27 @@ impl Tree {
         search.take(node.rest)
     }
 
-    /// The literal child that the segment at `start` leads to, where there are other ways as well.
-    #[inline(always)]
-    fn literal_child(&self, id: u32, node: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
-        match node.literal {
-            NONE => None,
-            HASHED => self.hashed_child(id, node, path, start),
-            _ => self.listed_child(node, path, start),
-        }
-    }
-
     #[inline(always)]
     fn child(&self, id: u32, end: usize) -> Child<'_> {
         let node = &self.nodes[id as usize];
-        Child { id, node, end }
+        Child { node, end }
+    }
+
+    // These three are inlined only where that is optimised: a dev build gives every copy stack of its
+    // own, and `walk_fork` recurses.
+
+    /// The child behind a parameter, which the segment at `start` becomes.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn param_child(&self, node: &Node, start: usize, search: &mut Search<'_>) -> Option<Child<'_>> {
+        let end = search.push_segment(start)?;
+        Some(self.child(node.param, end))
     }
 
     /// The only literal child of a block that the segment at `start` can be. The segment may go on
     /// where the label ends; the walk looks at the next byte in any case.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn listed_child(&self, parent: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
-        let place = index_of(parent.firsts, first_byte(path.get(start)))?;
+        let place = parent.places.place(first_byte(path.get(start)));
         let mut child = self.child(parent.literal + place, start);
         child.end += usize::from(child.node.label_len);
         let part = path.get(start..child.end)?;
@@ -264,23 +261,19 @@ impl Tree {
     }
 
     /// The literal child whose label is the segment at `start`.
-    #[inline(always)]
-    fn hashed_child(
-        &self,
-        parent_id: u32,
-        parent: &Node,
-        path: &[u8],
-        start: usize,
-    ) -> Option<Child<'_>> {
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn hashed_child(&self, parent: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
+        let parent_id = parent.literal;
         if parent.firsts & first_bit(path.get(start)) == 0 {
             return None;
         }
-        let Segment { end, head, hash } = scan(path, start, self.segment_key);
-        let hash = self.hash(parent_id, hash);
+        let hashes = self.hashes.as_deref()?;
+        let Segment { end, head, hash } = scan(path, start, hashes.segment_key);
+        let hash = hashes.of(parent_id, hash);
         let mut at = hash as usize;
         loop {
-            at &= self.slots.len() - 1;
-            let slot = self.slots[at];
+            at &= hashes.slots.len() - 1;
+            let slot = hashes.slots[at];
             if slot.node == NONE {
                 return None;
             }
@@ -319,12 +312,14 @@ impl Tree {
         let start = node.label as usize + usize::from(node.label_len);
         &self.labels[start..start + usize::from(node.tail_len)]
     }
+}
 
+impl Hashes {
     /// The hash of a segment below a parent. The low half, which chooses the slot, takes the upper
     /// half of the product: multiplying by a secret odd number and keeping the upper bits makes it
     /// unlikely for any two parents to coincide, whoever numbered them.
     #[inline(always)]
-    fn hash(&self, parent: u32, segment_hash: u64) -> u64 {
+    fn of(&self, parent: u32, segment_hash: u64) -> u64 {
         let spread = u64::from(parent).wrapping_mul(self.parent_key);
         segment_hash ^ spread.rotate_left(32)
     }
@@ -342,6 +337,25 @@ impl Search<'_> {
         }
         self.others = self.others.union(endpoint.methods);
         None
+    }
+
+    /// What comes of a node with more than one way, to which this literal is the best.
+    #[inline(always)]
+    fn reach_fork<'a>(
+        &self,
+        node: &'a Node,
+        start: usize,
+        literal: Option<Child<'a>>,
+    ) -> Reached<'a> {
+        match literal {
+            // What usually decides a fork: a literal that is all that was left.
+            Some(literal) if self.is_answered_by(&literal) => Reached::End(literal.node.here),
+            _ => Reached::Fork(Fork {
+                node,
+                start,
+                literal,
+            }),
+        }
     }
 
     /// Whether the path ends with this child, and that has a route for the wanted method.
