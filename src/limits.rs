@@ -14,6 +14,8 @@ pub const MAX_TARGET: usize = 8 * 1024;
 pub const MAX_PARAMS: usize = 16;
 /// Longest route pattern.
 pub const MAX_PATTERN: usize = 1024;
+/// Most segments of a route pattern: each takes some 0.3 KiB while a table is built.
+pub const MAX_PATTERN_SEGMENTS: usize = 64;
 /// Most ways that one search may have to follow through the route tree. Registrations beyond: 400.
 pub const MAX_ROUTE_TRAILS: usize = 256;
 /// Most routes one worker may register.

@@ -15,8 +15,8 @@ use super::tree::Tree;
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
 
-/// Most bytes of pattern in one table, so that every index into it fits 32 bits: each segment takes
-/// a byte of it at least, and two nodes at most.
+/// Most bytes of pattern in one table, so that every index into it fits 32 bits: a byte makes two
+/// nodes at most, empty places included.
 const MAX_TEXT: usize = 1 << 30;
 
 /// Collects routes for a [`RouteTable`].

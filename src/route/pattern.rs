@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::limits::{MAX_PARAMS, MAX_PATTERN};
+use crate::limits::{MAX_PARAMS, MAX_PATTERN, MAX_PATTERN_SEGMENTS};
 
 /// A checked route pattern, for example `/items/{id}/files/{*rest}`.
 ///
@@ -38,6 +38,11 @@ pub enum PatternError {
     TooLong {
         /// Number of bytes in the text.
         len: usize,
+    },
+    /// There are more than [`MAX_PATTERN_SEGMENTS`] segments.
+    TooManySegments {
+        /// Where the first one too many starts.
+        at: usize,
     },
     /// A character that no path can hold unencoded.
     Forbidden {
@@ -95,7 +100,12 @@ impl Pattern {
         let mut names: Vec<&str> = Vec::new();
         let mut at = 1;
         let mut segments = rest.split('/').peekable();
+        let mut count = 0;
         while let Some(segment) = segments.next() {
+            count += 1;
+            if count > MAX_PATTERN_SEGMENTS {
+                return Err(PatternError::TooManySegments { at });
+            }
             if segment.starts_with('{') {
                 let (name, is_catch_all) = check_placeholder(segment, at)?;
                 if names.contains(&name) {
@@ -300,6 +310,11 @@ impl fmt::Display for PatternError {
                 }
                 f.write_str("`")
             }
+            PatternError::TooManySegments { at } => write!(
+                f,
+                "the segment at byte {at} is one more than the {MAX_PATTERN_SEGMENTS} allowed; end \
+                 the pattern with a catch-all such as `{{*rest}}` before it"
+            ),
             PatternError::BadPercent { at } => write!(
                 f,
                 "the percent sign at byte {at} is not followed by two hexadecimal digits; write \
@@ -459,6 +474,17 @@ mod tests {
                 len: MAX_PATTERN + 1
             }
         );
+        let deepest = "/a".repeat(MAX_PATTERN_SEGMENTS);
+        assert_eq!(
+            parse(&deepest).unwrap().segments().count(),
+            MAX_PATTERN_SEGMENTS
+        );
+        assert_eq!(
+            parse(&format!("{deepest}/")).unwrap_err(),
+            PatternError::TooManySegments {
+                at: deepest.len() + 1
+            }
+        );
         let most: String = (0..MAX_PARAMS).map(|i| format!("/{{p{i}}}")).collect();
         assert_eq!(parse(&most).unwrap().param_names().count(), MAX_PARAMS);
         let too_many = format!("{most}/{{*rest}}");
@@ -481,6 +507,7 @@ mod tests {
             ("/{}", "{id}"),
             ("/{x}/{x}", "of its own"),
             ("/{*x}/a", "{name}"),
+            (&"/a".repeat(65), "{*rest}"),
         ] {
             let message = parse(text).unwrap_err().to_string();
             assert!(message.contains(hint), "{text}: {message}");

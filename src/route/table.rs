@@ -162,6 +162,7 @@ mod tests {
     use super::*;
     use crate::limits::MAX_TARGET;
     use crate::route::InsertError;
+    use crate::route::naive::{NaiveLookup, naive_lookup};
 
     fn table(routes: &[(Method, &'static str)]) -> RouteTable<&'static str> {
         let mut builder = RouteTableBuilder::with_seed(42);
@@ -422,6 +423,44 @@ mod tests {
             &mut Params::default(),
         );
         assert_eq!(absent, Lookup::NotFound);
+    }
+
+    #[test]
+    fn blocks_of_every_size_lead_to_their_children_alone() {
+        // An empty label, bytes beside the slash, and others that any path may have.
+        let firsts: Vec<char> = "-.0:aceghkmorsuwyz~".chars().collect();
+        for count in 1..=firsts.len() {
+            for weaker in [None, Some("/{p}"), Some("/{*r}")] {
+                let labels = firsts[..count].iter().map(|first| format!("/{first}x"));
+                let routes: Vec<_> = labels
+                    .chain(["/".into()])
+                    .chain(weaker.map(String::from))
+                    .map(|text| (Method::Get, Pattern::parse(&text).unwrap()))
+                    .collect();
+                let mut builder = RouteTableBuilder::with_seed(0);
+                for (index, (method, pattern)) in routes.iter().enumerate() {
+                    builder.insert(*method, pattern, index).unwrap();
+                }
+                let table = builder.build();
+                for first in 0..=u8::MAX {
+                    for rest in ["", "x", "y", "x/", "/x", "/"] {
+                        let path = [b"/", [first].as_slice(), rest.as_bytes()].concat();
+                        let mut params = Params::default();
+                        let found = table.lookup(Method::Get, &path, 0, &mut params);
+                        let naive = naive_lookup(&routes, Method::Get, &path);
+                        match (found, naive) {
+                            (Lookup::Found { target, .. }, NaiveLookup::Found { index, .. }) => {
+                                assert_eq!(*target, index, "{path:?} among {routes:?}");
+                            }
+                            (found, naive) => {
+                                assert_eq!(found, Lookup::NotFound, "{path:?} among {routes:?}");
+                                assert_eq!(naive, NaiveLookup::NotFound);
+                            }
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]
