@@ -23,7 +23,7 @@ use slotway::message::{RequestHead, Version};
 fn request_heads(c: &mut Criterion) {
     for (name, head) in [("small", SMALL), ("browser", BROWSER)] {
         let bytes = head.as_bytes();
-        let mut group = c.benchmark_group(format!("request_head/{name}"));
+        let mut group = c.benchmark_group(format!("http_parse/request_head/{name}"));
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function("scan_and_parse", |b| {
             let mut head = RequestHead::default();
@@ -59,7 +59,7 @@ fn response_heads(c: &mut Criterion) {
         date: &date,
         cors: true,
     };
-    let mut group = c.benchmark_group("response_head");
+    let mut group = c.benchmark_group("http_parse/response_head");
     group.throughput(Throughput::Elements(1));
     let mut out = Vec::with_capacity(1024);
     for (name, sections) in [
@@ -104,14 +104,22 @@ fn response_heads(c: &mut Criterion) {
             black_box(&out);
         });
     });
-    group.bench_function("imf_fixdate", |b| {
+    group.finish();
+
+    let mut group = c.benchmark_group("http_parse/imf_fixdate");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("format", |b| {
         b.iter(|| imf_fixdate(black_box(1_900_000_000)))
+    });
+    group.bench_function("copy_alone", |b| {
+        let date = imf_fixdate(1_900_000_000);
+        b.iter(|| *black_box(&date));
     });
     group.finish();
 }
 
 fn chunked_bodies(c: &mut Criterion) {
-    let mut group = c.benchmark_group("chunked");
+    let mut group = c.benchmark_group("http_parse/chunked");
     for (name, chunk, count) in [("16_byte_chunks", 16, 256), ("16_kib_chunks", 16_384, 4)] {
         let mut body = Vec::new();
         for _ in 0..count {
@@ -150,8 +158,20 @@ fn chunked_bodies(c: &mut Criterion) {
             });
         });
     }
+    group.finish();
+
+    let mut group = c.benchmark_group("http_parse/chunk_prefix");
     group.throughput(Throughput::Elements(1));
-    group.bench_function("prefix", |b| b.iter(|| chunk_prefix(black_box(65_536))));
+    group.bench_function("format", |b| b.iter(|| chunk_prefix(black_box(65_536))));
+    group.bench_function("copy_alone", |b| {
+        let mut out = Vec::new();
+        let prefix = chunk_prefix(65_536);
+        b.iter(|| {
+            out.clear();
+            out.extend_from_slice(black_box(prefix.as_bytes()));
+            black_box(&out);
+        });
+    });
     group.finish();
 }
 

@@ -8,36 +8,31 @@ Starts `slotway demo` on a free port of 127.0.0.1 and measures the requests a se
 alone and while other connections wait for `/sleep/50`. The answers of the slow route do not count. A
 session is one server and some pairs of measurements; sessions follow each other with fresh servers,
 since a server that is a little faster or slower than the next stays so. Prints the median of the pairs'
-ratios, their quartiles, and the range that the median has with 95 % certainty: where that is wider
-than what you look for, take more sessions.
+ratios, their quartiles, and between which values the median lies with 95 % certainty (bootstrap): where
+that is wider than what you look for, take more sessions.
 
 Needs wrk, which Debian has as a package.
 """
 
 import argparse
-import contextlib
-import os
 import pathlib
 import random
-import re
-import shutil
+import shlex
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "load"))
+from served import Load, Server, require, slotway_binary
 
 
 def arguments():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
-    parser.add_argument("--binary", type=pathlib.Path, default=target / "release" / "slotway")
+    parser.add_argument("--binary", type=pathlib.Path, default=slotway_binary())
     parser.add_argument("--sessions", type=int, default=10, help="fresh servers (%(default)s)")
     parser.add_argument("--pairs", type=int, default=6, help="in each session (%(default)s)")
     parser.add_argument("--seconds", type=int, default=1, help="of a measurement (%(default)s)")
@@ -50,99 +45,53 @@ def arguments():
     options = parser.parse_args()
     if not options.binary.exists():
         parser.error(f"{options.binary} does not exist: cargo build --release, or name it by --binary")
-    if shutil.which("wrk") is None:
-        parser.error("wrk is not installed: apt-get install wrk")
     return options
-
-
-def pinned(cpu, command):
-    return ["taskset", "-c", cpu, *command] if cpu else command
-
-
-def wait_for(hub, urls):
-    """Until all are answered with 200; else says what is wrong."""
-    problem = "nothing was tried"
-    for _ in range(100):
-        if hub.poll() is not None:
-            return f"the hub ended with {hub.returncode}"
-        try:
-            for url in urls:
-                urllib.request.urlopen(url, timeout=10).close()
-            return None
-        except OSError as error:
-            problem = f"{url}: {error}"
-            time.sleep(0.1)
-    return problem
-
-
-@contextlib.contextmanager
-def server(options):
-    """A hub and its worker; gives where they listen."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as log:
-        command = [str(options.binary), "demo", "--port", str(port), "--socket", f"{directory}/s"]
-        hub = subprocess.Popen(pinned(options.server_cpu, command), stdout=log, stderr=log)
-        try:
-            base = f"http://127.0.0.1:{port}"
-            problem = wait_for(hub, [base + "/hello", base + options.route])
-            if problem:
-                log.seek(0)
-                sys.exit(f"{problem}\n{log.read()}")
-            yield base
-        finally:
-            hub.terminate()
-            hub.wait()
-
-
-def wrk(options, connections, seconds, url):
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}", url]
-    return subprocess.Popen(
-        pinned(options.load_cpu, command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def rate(options, base):
     """Requests a second of the fast route."""
-    load = wrk(options, options.connections, options.seconds, base + "/hello")
-    out, _ = load.communicate()
-    found = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    if load.returncode or not found or "Non-2xx" in out or "Socket errors" in out:
-        sys.exit(f"the load on /hello failed:\n{out}")
-    return float(found[1])
+    load = Load(base + "/hello", options.connections, options.seconds, options.load_cpu)
+    return load.result()["rps"]
 
 
 def rate_beside_slow(options, base):
     """The same while the slow route is asked for, too."""
-    beside = wrk(options, options.slow, options.seconds + 60, base + options.route)
+    beside = Load(base + options.route, options.slow, options.seconds + 60, options.load_cpu)
     try:
         # All of its connections are there and wait.
         time.sleep(0.2)
         found = rate(options, base)
-        if beside.poll() is not None:
-            sys.exit(f"the load on {options.route} ended:\n{beside.communicate()[0]}")
+        if beside.process.poll() is not None:
+            beside.result()
         return found
     finally:
-        beside.terminate()
-        beside.communicate()
+        beside.stop()
 
 
 def session(options):
-    with server(options) as base:
-        rate(options, base)  # Whatever is slow only once.
-        ratios = []
-        for turn in range(options.pairs):
-            if turn % 2:
-                with_slow, alone = rate_beside_slow(options, base), rate(options, base)
-            else:
-                alone, with_slow = rate(options, base), rate_beside_slow(options, base)
-            ratios.append(with_slow / alone)
-        return ratios
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    base = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as directory:
+        binary, attach = shlex.quote(str(options.binary)), shlex.quote(f"{directory}/s")
+        command = f"exec {binary} demo --port {port} --socket {attach}"
+        urls = [base + "/hello", base + options.route]
+        with Server("slotway", command, urls, options.server_cpu):
+            rate(options, base)  # Whatever is slow only once.
+            ratios = []
+            for turn in range(options.pairs):
+                if turn % 2:
+                    with_slow, alone = rate_beside_slow(options, base), rate(options, base)
+                else:
+                    alone, with_slow = rate(options, base), rate_beside_slow(options, base)
+                ratios.append(with_slow / alone)
+            return ratios
 
 
 def main():
     options = arguments()
+    require("wrk", "taskset")
     ratios = []
     for number in range(options.sessions):
         ratios += session(options)

@@ -56,7 +56,7 @@ fn serialise(c: &mut Criterion) {
 fn fan_out(c: &mut Criterion) {
     let frame = Frame::event(&event(br#"{"price":1234,"at":1700000000}"#), Some(ID));
     let mut out = vec![0; 16 * 1024];
-    let mut group = c.benchmark_group("sse_fan_out");
+    let mut group = c.benchmark_group("sse_frame/fan_out");
     group.throughput(Throughput::Elements(SUBSCRIBERS as u64));
     let queues = |policy| -> Vec<Queue> {
         let queue = || Queue::new(LIMITS, policy, true);

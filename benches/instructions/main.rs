@@ -42,6 +42,12 @@ fn main() -> ExitCode {
         Limits::read().and_then(|limits| limits.check(&count_all()?))
     };
     match result {
+        // One of all benches, which criterion compares with what the caller has chosen. A failure here
+        // would keep cargo from those that follow.
+        Err(wrong) if args.iter().any(|arg| arg.ends_with("baseline")) => {
+            println!("{wrong}\n`cargo bench --bench instructions` alone makes that a failure");
+            ExitCode::SUCCESS
+        }
         Ok(()) => ExitCode::SUCCESS,
         Err(wrong) => {
             eprintln!("{wrong}");

@@ -10,7 +10,7 @@ use monoio::{IoUringDriver, RuntimeBuilder};
 
 use crate::support::process::Process;
 
-/// Set in the process that is the server.
+/// Set in the process that is the server: the port it listens on, 0 for any.
 const BARE: &str = "SLOTWAY_BENCH_BARE";
 /// What precedes the address it prints.
 const ANNOUNCEMENT: &str = "bare server on ";
@@ -26,7 +26,7 @@ pub fn is_wanted() -> bool {
 pub fn start() -> (Process, std::net::SocketAddr) {
     let own = std::env::current_exe().expect("the bench knows its binary");
     let mut command = Command::new(own);
-    command.env(BARE, "1");
+    command.env(BARE, "0");
     let mut process = Process::start("the bare server", command);
     let address = process.wait_line(ANNOUNCEMENT);
     let address = address.parse().expect("it prints its address");
@@ -35,6 +35,7 @@ pub fn start() -> (Process, std::net::SocketAddr) {
 
 /// Is the server, until it is killed.
 pub fn serve() -> std::io::Result<()> {
+    let port = std::env::var(BARE).unwrap_or_default();
     // As the hub sets its ring up.
     let mut uring = io_uring::IoUring::builder();
     uring.setup_coop_taskrun().setup_single_issuer();
@@ -43,7 +44,7 @@ pub fn serve() -> std::io::Result<()> {
         .uring_builder(uring)
         .build()?;
     runtime.block_on(async {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
         println!("{ANNOUNCEMENT}{}", listener.local_addr()?);
         loop {
             let (stream, _) = listener.accept().await?;
