@@ -85,6 +85,8 @@ def compare(options):
         for name, url, command in options.peers:
             results[name].append(measure(options, name, url, command))
     names = list(results)
+    if len(names) == 1:
+        return
     print(f"\n{names[0]} against, medians of {options.rounds} rounds' ratios (and their range):")
     for name in names[1:]:
         columns = []
