@@ -2,6 +2,9 @@
 //! patterns and paths. The floor is to know which path comes and compare the two, since a match has
 //! looked at each byte. It never measures building a table in the same group as a lookup.
 
+#[path = "samples/routes.rs"]
+mod routes;
+
 use std::hint::black_box;
 use std::time::Duration;
 
@@ -9,9 +12,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use slotway::message::{Method, Params};
 use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
 
-/// Routes of one service, of which some match the same path; the tables hold as many services as make
-/// up their size.
-const PER_SERVICE: usize = 5;
+use routes::{CROWDED, USUAL};
+
+/// Routes of one service; the tables hold as many services as make up their size.
+const PER_SERVICE: usize = USUAL.len();
 /// Different paths looked up in turn, so that neither the branch predictor nor the first-level
 /// cache knows the one path by heart. A power of two.
 const PATHS: usize = 256;
@@ -30,24 +34,6 @@ const NOUNS: [&str; 8] = [
 fn service(index: usize) -> String {
     format!("/{}-{index}", NOUNS[index % NOUNS.len()])
 }
-
-/// What each service has.
-const USUAL: [&str; PER_SERVICE] = [
-    "status",
-    "items/latest",
-    "items/{id}",
-    "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
-    "files/{*path}",
-];
-
-/// The same number of routes that all stand beside each other, and some of which begin alike.
-const CROWDED: [&str; PER_SERVICE] = [
-    "items/latest",
-    "items/list",
-    "items/lost",
-    "items/{id}",
-    "items/{id}/parts",
-];
 
 fn patterns(count: usize, of_service: &[&str]) -> Vec<Pattern> {
     (0..count / PER_SERVICE)

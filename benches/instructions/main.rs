@@ -9,6 +9,8 @@ mod heads;
 mod hub_path;
 mod limits;
 mod paths;
+#[path = "../samples/routes.rs"]
+mod routes;
 
 use std::env;
 use std::path::Path;

@@ -15,6 +15,7 @@ use slotway::shm::codec::{
 use crate::browser::BROWSER;
 use crate::heads::{SMALL, WORKER_FIELDS};
 use crate::hub_path::HubPath;
+use crate::routes::{CROWDED, USUAL};
 
 /// Of the route tables' hash: a random one changes the counts.
 pub const SEED: u64 = 0x5107_3a17;
@@ -102,24 +103,6 @@ fn http_parse(bytes: &'static str) -> Turn {
         assert_eq!(head.method, Method::Get);
     })
 }
-
-/// What a service has.
-const USUAL: [&str; 5] = [
-    "status",
-    "items/latest",
-    "items/{id}",
-    "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
-    "files/{*path}",
-];
-
-/// Of one whose routes stand beside each other, some beginning alike.
-const CROWDED: [&str; 5] = [
-    "items/latest",
-    "items/list",
-    "items/lost",
-    "items/{id}",
-    "items/{id}/parts",
-];
 
 /// These routes for each of so many services.
 fn table(services: usize, routes: &[&str]) -> RouteTable<usize> {

@@ -1,0 +1,19 @@
+//! What the routes of a service are taken to be where lookups are measured.
+
+/// Some below each other, and a literal beside a parameter.
+pub const USUAL: [&str; 5] = [
+    "status",
+    "items/latest",
+    "items/{id}",
+    "orgs/{org}/teams/{team}/members/{member}/roles/{role}",
+    "files/{*path}",
+];
+
+/// All beside each other, and some that begin alike.
+pub const CROWDED: [&str; 5] = [
+    "items/latest",
+    "items/list",
+    "items/lost",
+    "items/{id}",
+    "items/{id}/parts",
+];
