@@ -71,7 +71,7 @@ impl Shard {
                         if accepted == ACCEPTED_PER_TURN {
                             // Those who are connected have a turn, however many more come.
                             accepted = 0;
-                            next_turn().await;
+                            self.yields.others_first().await;
                         }
                     }
                     None => {
@@ -208,17 +208,4 @@ impl Shard {
         })
         .await;
     }
-}
-
-/// Lets the tasks that are ready run.
-async fn next_turn() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

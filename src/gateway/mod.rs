@@ -32,6 +32,7 @@ mod ticker;
 mod timing;
 mod upload;
 mod watch;
+mod yields;
 
 use std::sync::Arc;
 

@@ -30,6 +30,7 @@ use crate::gateway::stream::{
 use crate::gateway::ticker::{Load, Ticker};
 pub use crate::gateway::timing::Timing;
 use crate::gateway::watch::Watches;
+use crate::gateway::yields::Yields;
 use crate::gateway::{ControlAnswer, ControlPlane, GatewayConfig, Routes};
 use crate::http::PassedFields;
 use crate::limits::{RING_ENTRIES, RING_MEMORY, STOP_MS};
@@ -110,6 +111,7 @@ pub struct Shard {
     pub(super) watches: Rc<Watches>,
     pub(super) spilled: Rc<Spilled>,
     pub(super) later: Rc<Later>,
+    pub(super) yields: Yields,
     pub(super) passed: Rc<RefCell<PassedFields>>,
     pub(super) routes: RefCell<Arc<Routes>>,
     pub(super) scratch: RefCell<Scratch>,
@@ -158,6 +160,7 @@ pub fn run(parts: ShardParts) -> io::Result<()> {
         watches: Rc::new(Watches::default()),
         spilled: Rc::new(Spilled::default()),
         later: Rc::new(Later::new()?),
+        yields: Yields::default(),
         passed: Rc::default(),
         routes: RefCell::new(Arc::new(Routes::default())),
         scratch: RefCell::new(Scratch::default()),
@@ -224,6 +227,8 @@ impl Shard {
             let result = ticking.ticker.run(|| ticking.tick()).await;
             ticking.timer_ended(result);
         });
+        let waking = self.clone();
+        monoio::spawn(async move { waking.yields.run().await });
         let calling = self.clone();
         monoio::spawn(async move {
             let result = calling.later.run().await;
@@ -401,10 +406,11 @@ impl Shard {
                     handover: lane.handover().clone(),
                 }));
             };
-            let drive = lane
-                .clone()
-                .drive(hub_bell, worker_bell, &shard.later, publish);
-            let ended = drive.await;
+            let (later, yields) = (&shard.later, &shard.yields);
+            let driver = lane.clone();
+            let ended = driver
+                .drive(hub_bell, worker_bell, later, yields, publish)
+                .await;
             let violation = lane.take_violation();
             if ended == Ended::Drained {
                 // Whatever is left of it is nobody's business any more.

@@ -17,6 +17,7 @@ use crate::gateway::lane::{Lane, Violation};
 use crate::gateway::later::Later;
 #[cfg(doc)]
 use crate::gateway::stream::handover::Handover;
+use crate::gateway::yields::Yields;
 use crate::limits::COMPLETIONS_PER_TURN;
 use crate::shm::region::Word;
 use crate::shm::spin::Spin;
@@ -48,6 +49,7 @@ impl Lane {
         hub_bell: OwnedFd,
         worker_bell: OwnedFd,
         later: &Later,
+        yields: &Yields,
         publish: impl Fn(),
     ) -> Ended {
         let bells = File::from_std(hub_bell.into()).and_then(|hub| {
@@ -65,48 +67,45 @@ impl Lane {
         let mut armed = false;
         poll_fn(|cx| {
             loop {
-                match self.look(&mut caller, later, &publish, cx) {
-                    Look::Ended(ended) => return Poll::Ready(ended),
-                    Look::Busy => {
-                        spin.found(self.core.borrow().in_use(), monotonic_ns);
-                        // Further turns of the event loop, until there is nothing to do.
-                        cx.waker().wake_by_ref();
-                        if !armed {
-                            return Poll::Pending;
-                        }
-                    }
-                    Look::Quiet if self.looks_on(&mut spin) => {
-                        if std::mem::take(&mut armed) {
-                            self.core.borrow_mut().disarm();
-                        }
-                        // The worker may be on this very processor.
-                        thread::yield_now();
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    Look::Quiet if !armed => {
-                        let arming = self.core.borrow_mut().arm();
-                        if self.judge(arming).is_none() {
+                let look = self.look(&mut caller, later, &publish, cx);
+                if let Look::Ended(ended) = look {
+                    return Poll::Ready(ended);
+                }
+                if let Look::Busy = look {
+                    spin.found(self.core.borrow().in_use(), monotonic_ns);
+                }
+                let looks_on = matches!(look, Look::Quiet) && self.looks_on(&mut spin);
+                let goes_on = looks_on || matches!(look, Look::Busy);
+                if armed {
+                    match listener.poll(cx) {
+                        Poll::Pending if !goes_on => return Poll::Pending,
+                        Poll::Pending => {}
+                        Poll::Ready(Ok(())) => self.stats.count_wake_to_hub(),
+                        Poll::Ready(Err(_)) => {
+                            self.judge::<()>(Err(Violation::Doorbell));
                             return Poll::Ready(Ended::Dead);
                         }
-                        armed = true;
-                        // Asleep as far as the worker knows. What arrived before it could know is seen
-                        // by one more look; what arrives later rings.
-                        continue;
                     }
-                    Look::Quiet => {}
-                }
-                match listener.poll(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(Err(_)) => {
-                        self.judge::<()>(Err(Violation::Doorbell));
+                    self.core.borrow_mut().disarm();
+                    armed = false;
+                } else if !goes_on {
+                    let arming = self.core.borrow_mut().arm();
+                    if self.judge(arming).is_none() {
                         return Poll::Ready(Ended::Dead);
                     }
-                    Poll::Ready(Ok(())) => {
-                        self.stats.count_wake_to_hub();
-                        self.core.borrow_mut().disarm();
-                        armed = false;
-                    }
+                    // Asleep as far as the worker knows. What arrived before it could know is seen by
+                    // one more look; what arrives later rings.
+                    armed = true;
+                }
+                if looks_on {
+                    // The worker may be on this very processor.
+                    thread::yield_now();
+                }
+                if goes_on {
+                    // Awake until there is nothing to do. Those who have been answered, and whoever
+                    // else is ready, have their turn before the next look.
+                    yields.again(cx.waker());
+                    return Poll::Pending;
                 }
             }
         })
@@ -115,7 +114,7 @@ impl Lane {
 
     /// Whether to look once more before sleeping, for an answer that may be about to come.
     fn looks_on(&self, spin: &mut Spin) -> bool {
-        if self.core.borrow().in_use() == 0 {
+        if self.core.borrow().awaited() == 0 {
             spin.rest();
             return false;
         }

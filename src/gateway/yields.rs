@@ -1,0 +1,96 @@
+//! Yielding to the other tasks of a shard. In monoio 0.2.4 a task that wakes itself while it runs goes to
+//! the front of the queue: it runs again at once, and whoever else is ready waits for as long as it goes
+//! on. Who is woken by another task goes to the back, so that is what there is one for.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::task::{Poll, Waker};
+
+/// The tasks of a shard that have yielded.
+#[derive(Debug, Default)]
+pub struct Yields {
+    yielded: RefCell<Vec<Waker>>,
+    /// The task that wakes them.
+    waking: RefCell<Option<Waker>>,
+}
+
+impl Yields {
+    /// Has a task run again behind all that are ready now.
+    pub fn again(&self, waker: &Waker) {
+        self.yielded.borrow_mut().push(waker.clone());
+        if let Some(waking) = &*self.waking.borrow() {
+            waking.wake_by_ref();
+        }
+    }
+
+    /// Lets the tasks that are ready run.
+    pub fn others_first(&self) -> impl Future<Output = ()> {
+        let mut has_yielded = false;
+        poll_fn(move |cx| {
+            if std::mem::replace(&mut has_yielded, true) {
+                return Poll::Ready(());
+            }
+            self.again(cx.waker());
+            Poll::Pending
+        })
+    }
+
+    /// Wakes those who have yielded, as a task of its own. Never ends.
+    pub async fn run(&self) {
+        poll_fn(|cx| {
+            let mut waking = self.waking.borrow_mut();
+            if !waking.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                *waking = Some(cx.waker().clone());
+            }
+            self.yielded.borrow_mut().drain(..).for_each(Waker::wake);
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use monoio::{IoUringDriver, RuntimeBuilder};
+
+    use super::*;
+
+    #[test]
+    fn who_yields_runs_behind_all_that_are_ready() {
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new().build().unwrap();
+        runtime.block_on(async {
+            let yields = Rc::new(Yields::default());
+            let order = Rc::new(RefCell::new(Vec::new()));
+            let waking = yields.clone();
+            monoio::spawn(async move { waking.run().await });
+            let tasks = ["a", "b", "c"].map(|name| {
+                let (yields, order) = (yields.clone(), order.clone());
+                monoio::spawn(async move {
+                    for _ in 0..3 {
+                        order.borrow_mut().push(name);
+                        yields.others_first().await;
+                    }
+                })
+            });
+            for task in tasks {
+                task.await;
+            }
+            assert_eq!(order.borrow().concat(), "abcabcabc");
+        });
+    }
+
+    #[test]
+    fn who_yields_before_anybody_wakes_is_not_forgotten() {
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new().build().unwrap();
+        runtime.block_on(async {
+            let yields = Rc::new(Yields::default());
+            let yielding = yields.clone();
+            let task = monoio::spawn(async move { yielding.others_first().await });
+            let waking = yields.clone();
+            monoio::spawn(async move { waking.run().await });
+            task.await;
+        });
+    }
+}
