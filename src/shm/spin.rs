@@ -7,23 +7,32 @@
 const LONGEST_NS: u64 = 200_000;
 /// A sleep as short as this could have been spared. The wake itself is part of it. Nanoseconds.
 const SHORT_SLEEP_NS: u64 = 250_000;
-/// Short waits in a row after which to look on, at least and at most.
+/// Short waits in a row after which to look on.
 const FEWEST_SHORT: u32 = 8;
-const MOST_SHORT: u32 = 8192;
-/// After so many successes, trust grows again.
-const TRUST_AFTER: u32 = 64;
-/// With more than this at a time, each wake is shared, and it is better to sleep and let them gather.
-const FEW: usize = 2;
+/// What the other side may take for each thing that it then brings, beyond [`LONGEST_NS`]. Nanoseconds.
+const EACH_NS: u64 = 5_000;
+/// With more than this at a time, a wake is shared by so many that there is nothing to spare.
+const CROWD: usize = 64;
+
+// What looking on has gained and lost is kept as a balance, in nanoseconds.
+
+/// A sleep that was spared, with the wake that would have ended it.
+const GAIN_NS: i64 = 5_000;
+/// A sleep that could have been spared: a reason to try again some time.
+const HOPE_NS: i64 = 2_000;
+/// Somebody else took the processor, and whoever waited for this side waited for that, too: each nanosecond
+/// beyond [`LONGEST_NS`] counts for so many.
+const HELD_UP: u64 = 8;
+/// The balance stays within these: what was gained long ago is worth no more, and what was lost neither.
+const MOST_NS: i64 = 20_000_000;
+const LEAST_NS: i64 = -50_000_000;
 
 /// What one side has learned of the waits between one thing and the next.
 #[derive(Debug)]
 pub struct Spin {
     /// Short waits in a row.
     short: u32,
-    /// How many of them are asked for. Doubles with each time it looked on in vain.
-    asked: u32,
-    /// How often something came while it looked on.
-    successes: u32,
+    balance_ns: i64,
     state: State,
 }
 
@@ -47,8 +56,7 @@ impl Spin {
     pub fn new() -> Spin {
         Spin {
             short: 0,
-            asked: FEWEST_SHORT,
-            successes: 0,
+            balance_ns: 0,
             state: State::Busy,
         }
     }
@@ -58,7 +66,7 @@ impl Spin {
     pub fn looks_on(&mut self, now_ns: impl FnOnce() -> u64) -> bool {
         match self.state {
             State::Busy => {
-                let looks = self.short >= self.asked;
+                let looks = self.short >= FEWEST_SHORT && self.balance_ns >= 0;
                 let now_ns = now_ns();
                 self.state = if looks {
                     State::Looking(now_ns)
@@ -67,11 +75,13 @@ impl Spin {
                 };
                 looks
             }
-            State::Looking(since) if now_ns().saturating_sub(since) < LONGEST_NS => true,
             State::Looking(since) => {
-                self.in_vain();
-                self.state = State::Asleep(since);
-                false
+                let waited_ns = now_ns().saturating_sub(since);
+                if waited_ns >= LONGEST_NS {
+                    self.in_vain(LONGEST_NS);
+                    self.state = State::Asleep(since);
+                }
+                waited_ns < LONGEST_NS
             }
             State::Asleep(_) => false,
         }
@@ -79,28 +89,26 @@ impl Spin {
 
     /// There is something to do: `count` at once.
     pub fn found(&mut self, count: usize, now_ns: impl FnOnce() -> u64) {
-        if count > FEW {
-            self.short = 0;
-        }
         let state = std::mem::replace(&mut self.state, State::Busy);
-        let (since, longest_ns) = match state {
-            State::Busy => return,
-            State::Looking(since) => (since, LONGEST_NS),
-            State::Asleep(since) => (since, SHORT_SLEEP_NS),
-        };
-        if now_ns().saturating_sub(since) < longest_ns {
-            self.short = self.short.saturating_add(1);
-            if matches!(state, State::Looking(_)) {
-                self.successes = self.successes.wrapping_add(1);
-                if self.successes.is_multiple_of(TRUST_AFTER) {
-                    self.asked = (self.asked / 2).max(FEWEST_SHORT);
+        if count > CROWD {
+            self.short = 0;
+            return;
+        }
+        match state {
+            State::Busy => {}
+            State::Looking(since) => {
+                let waited_ns = now_ns().saturating_sub(since);
+                match waited_ns.checked_sub(LONGEST_NS + EACH_NS * count as u64) {
+                    None => self.not_in_vain(GAIN_NS),
+                    Some(beyond_ns) => {
+                        self.in_vain(LONGEST_NS.saturating_add(beyond_ns.saturating_mul(HELD_UP)));
+                    }
                 }
             }
-        } else if matches!(state, State::Looking(_)) {
-            // Somebody else had this processor meanwhile, and for longer than a sleeper would wait.
-            self.in_vain();
-        } else {
-            self.short = 0;
+            State::Asleep(since) if now_ns().saturating_sub(since) < SHORT_SLEEP_NS => {
+                self.not_in_vain(HOPE_NS);
+            }
+            State::Asleep(_) => self.short = 0,
         }
     }
 
@@ -109,9 +117,15 @@ impl Spin {
         self.state = State::Busy;
     }
 
-    fn in_vain(&mut self) {
+    fn not_in_vain(&mut self, gain_ns: i64) {
+        self.short = self.short.saturating_add(1);
+        self.balance_ns = (self.balance_ns + gain_ns).min(MOST_NS);
+    }
+
+    fn in_vain(&mut self, loss_ns: u64) {
         self.short = 0;
-        self.asked = (self.asked * 2).min(MOST_SHORT);
+        let loss_ns = i64::try_from(loss_ns).unwrap_or(i64::MAX);
+        self.balance_ns = self.balance_ns.saturating_sub(loss_ns).max(LEAST_NS);
     }
 }
 
@@ -119,30 +133,57 @@ impl Spin {
 mod tests {
     use super::*;
 
-    /// Lets `wait_ns` pass until the next thing comes, with a look every microsecond. Returns for how
-    /// long it looked on.
-    fn wait(spin: &mut Spin, now_ns: &mut u64, wait_ns: u64) -> u64 {
+    /// Lets `wait_ns` pass until the next `count` things come, with a look every microsecond. Returns
+    /// for how long it looked on.
+    fn wait_for(count: usize, spin: &mut Spin, now_ns: &mut u64, wait_ns: u64) -> u64 {
         let (start, end) = (*now_ns, *now_ns + wait_ns);
         while *now_ns < end && spin.looks_on(|| *now_ns) {
             *now_ns += 1000;
         }
         let looked_ns = *now_ns - start;
         *now_ns = end.max(*now_ns);
-        spin.found(1, || *now_ns);
+        spin.found(count, || *now_ns);
         looked_ns
+    }
+
+    fn wait(spin: &mut Spin, now_ns: &mut u64, wait_ns: u64) -> u64 {
+        wait_for(1, spin, now_ns, wait_ns)
+    }
+
+    /// One look, during which somebody else has the processor for `held_up_ns`.
+    fn be_held_up(spin: &mut Spin, now_ns: &mut u64, held_up_ns: u64) {
+        assert!(spin.looks_on(|| *now_ns));
+        *now_ns += held_up_ns;
+        spin.found(1, || *now_ns);
+    }
+
+    /// How many short waits it sleeps through before it looks on again.
+    fn slept_through(spin: &mut Spin, now_ns: &mut u64) -> u32 {
+        let sleeps = (0..1_000_000).take_while(|_| wait(spin, now_ns, 40_000) == 0);
+        sleeps.count() as u32
     }
 
     #[test]
     fn looks_on_when_that_would_have_spared_sleeps_and_stops_when_it_does_not() {
         let (mut spin, mut now_ns) = (Spin::new(), 5);
-        for _ in 0..FEWEST_SHORT {
-            assert_eq!(wait(&mut spin, &mut now_ns, 40_000), 0);
-        }
+        assert_eq!(slept_through(&mut spin, &mut now_ns), FEWEST_SHORT);
         for _ in 0..1000 {
             assert_eq!(wait(&mut spin, &mut now_ns, 40_000), 40_000);
         }
         assert_eq!(wait(&mut spin, &mut now_ns, 1_000_000_000), LONGEST_NS);
         assert_eq!(wait(&mut spin, &mut now_ns, 40_000), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_burst_is_paid_for_by_what_was_gained_in_it() {
+        let (mut spin, mut now_ns) = (Spin::new(), 0);
+        for _ in 0..100 {
+            assert_eq!(slept_through(&mut spin, &mut now_ns), FEWEST_SHORT);
+            for _ in 0..LONGEST_NS / GAIN_NS as u64 {
+                assert_eq!(wait(&mut spin, &mut now_ns, 40_000), 40_000);
+            }
+            assert_eq!(wait(&mut spin, &mut now_ns, 1_000_000_000), LONGEST_NS);
+        }
     }
 
     #[test]
@@ -154,29 +195,61 @@ mod tests {
     }
 
     #[test]
-    fn vain_looks_become_rare() {
+    fn where_somebody_else_wants_the_processor_looks_become_rare() {
         let (mut spin, mut now_ns) = (Spin::new(), 0);
         // Sleeping, it is called soon; looking on, it finds the processor taken.
-        let mut in_vain = 0;
+        let mut held_up = 0;
         for _ in 0..100_000 {
             if spin.looks_on(|| now_ns) {
-                in_vain += 1;
+                held_up += 1;
                 now_ns += 3_000_000;
             } else {
                 now_ns += 30_000;
             }
             spin.found(1, || now_ns);
         }
-        assert!(in_vain < 30, "{in_vain}");
+        assert!((1..30).contains(&held_up), "{held_up}");
+    }
+
+    #[test]
+    fn being_held_up_once_ends_it_only_where_little_was_gained() {
+        let (mut spin, mut now_ns) = (Spin::new(), 0);
+        slept_through(&mut spin, &mut now_ns);
+        be_held_up(&mut spin, &mut now_ns, 2_000_000);
+        assert!(slept_through(&mut spin, &mut now_ns) > 1000);
+        for _ in 0..10_000 {
+            wait(&mut spin, &mut now_ns, 40_000);
+        }
+        be_held_up(&mut spin, &mut now_ns, 2_000_000);
+        assert_eq!(slept_through(&mut spin, &mut now_ns), FEWEST_SHORT);
+    }
+
+    #[test]
+    fn however_much_was_lost_it_tries_again() {
+        let (mut spin, mut now_ns) = (Spin::new(), 0);
+        slept_through(&mut spin, &mut now_ns);
+        be_held_up(&mut spin, &mut now_ns, u64::MAX / 2);
+        let slept = slept_through(&mut spin, &mut now_ns);
+        assert_eq!(i64::from(slept), -LEAST_NS / HOPE_NS);
+    }
+
+    #[test]
+    fn the_other_side_may_take_longer_for_many() {
+        let (mut spin, mut now_ns) = (Spin::new(), 0);
+        slept_through(&mut spin, &mut now_ns);
+        for _ in 0..100 {
+            // One look, behind which a batch has come.
+            assert!(spin.looks_on(|| now_ns));
+            now_ns += LONGEST_NS + 30 * EACH_NS;
+            spin.found(31, || now_ns);
+        }
     }
 
     #[test]
     fn a_crowd_is_slept_for() {
         let (mut spin, mut now_ns) = (Spin::new(), 0);
         for _ in 0..1000 {
-            assert!(!spin.looks_on(|| now_ns));
-            now_ns += 10_000;
-            spin.found(3, || now_ns);
+            assert_eq!(wait_for(CROWD + 1, &mut spin, &mut now_ns, 10_000), 0);
         }
     }
 }
