@@ -37,7 +37,7 @@ fn to_no_request(bytes: &[u8]) -> Manner {
 pub(super) struct Connection<'a, F> {
     // Left before the socket closes: the fields are dropped in this order.
     pub(super) entered: Entered,
-    pub(super) shard: Rc<Shard>,
+    pub(super) shard: &'a Rc<Shard>,
     pub(super) input: Input<'a, F>,
     pub(super) output: Output,
     pub(super) peer: Option<SocketAddr>,
@@ -108,7 +108,7 @@ pub async fn serve(
     let input = Input::new(read_more, pending, reader);
     let mut connection = Connection {
         entered,
-        shard,
+        shard: &shard,
         input,
         output,
         peer,
@@ -296,11 +296,10 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     Some(len) => BodyLength::Known(len as u64),
                 };
             }
-            let lane = dispatch.lane.clone();
-            self.entered.watch.keep_lane(lane.address());
+            self.entered.watch.keep_lane(dispatch.lane.address());
             let next = self
                 .dispatch(
-                    dispatch,
+                    &dispatch,
                     plan.manner,
                     plan.body,
                     plan.expects_continue,
@@ -315,7 +314,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             // may answer, but a request does not chase workers for ever.
             tries += 1;
             if tries == MAX_TRIES {
-                plan.action = Action::Problem(Problem::no_worker(lane.name()));
+                plan.action = Action::Problem(Problem::no_worker(dispatch.lane.name()));
                 break plan;
             }
         };

@@ -29,13 +29,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// the worker was lost while the request waited for a slot: another may have its route by now.
     pub(super) async fn dispatch(
         &mut self,
-        dispatch: Dispatch,
+        dispatch: &Dispatch,
         mut manner: Manner,
         body: BodyLength,
         expects_continue: bool,
         bounds: HeadBounds,
     ) -> Option<Next> {
-        let lane = dispatch.lane.clone();
+        let lane = &dispatch.lane;
         let mut timing = Timing::start(&self.shard.config);
         let geometry = lane.geometry();
         let body_at = body_offset(dispatch.head_len);
@@ -52,7 +52,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
             share = lane.share_at_once(geometry.slots_for(body_at + len));
             whole = share.as_ref().map(|_| len);
         }
-        let shard = self.shard.clone();
+        let shard = self.shard;
         // From when it has to wait, which few have to.
         let deadline_ms = Cell::new(None);
         let expired = || {
@@ -96,7 +96,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         };
         let raw = &self.input.buffered()[bounds.start..bounds.end];
         let room = lane.memory().bytes_mut(&mut slots);
-        let Some(head_len) = self.shard.encode_planned(&dispatch, raw, self.peer, room) else {
+        let Some(head_len) = self.shard.encode_planned(dispatch, raw, self.peer, room) else {
             lane.release(slots);
             return None;
         };
@@ -189,7 +189,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     }
 
     /// What follows from how the relay ended.
-    async fn settle(&mut self, exchange: &Exchange, relayed: Relayed, mut manner: Manner) -> Next {
+    async fn settle(
+        &mut self,
+        exchange: &Exchange<'_>,
+        relayed: Relayed,
+        mut manner: Manner,
+    ) -> Next {
         let lane = exchange.lane();
         match relayed {
             Relayed::Whole { reusable: true } => Next::Stay,
@@ -238,7 +243,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// Receives a body of known length into the slots behind its head.
     async fn receive_whole(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         mut slots: Slots,
         body_at: usize,
         body_len: usize,
@@ -273,7 +278,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// when the client leaves.
     async fn relay_watching(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         manner: Manner,
         began: &Cell<Option<u16>>,
         timing: &mut Timing,
@@ -311,7 +316,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// whether the client leaves.
     async fn relay_uploading(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         manner: Manner,
         body: Unfinished,
         began: &Cell<Option<u16>>,

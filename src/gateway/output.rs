@@ -221,7 +221,7 @@ impl Output {
     /// Sends the response of an exchange as it arrives. `began` is called when its head is known.
     pub async fn relay(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         manner: Manner,
         began: impl FnOnce(u16),
     ) -> Relayed {
@@ -284,7 +284,7 @@ impl Output {
     /// Encodes the head of a response behind whatever is to be sent.
     fn begin_response(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         frame: &Frame,
         manner: Manner,
     ) -> Result<(u16, BodyFraming, bool), BadHead> {
@@ -320,7 +320,7 @@ impl Output {
     /// Sends the body part of a frame behind whatever is to be sent, and gives the frame back.
     async fn send_frame(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         frame: Frame,
         framing: BodyFraming,
         with_body: bool,
@@ -411,7 +411,7 @@ impl Output {
     /// worker waits.
     async fn gather(
         &mut self,
-        exchange: &Exchange,
+        exchange: &Exchange<'_>,
         part: FramePart,
         after: &'static [u8],
         is_last: bool,

@@ -31,7 +31,7 @@ pub(super) enum UploadEnd {
 /// lane that is for that. Beyond it, bytes come into the connection's buffer, and take slots when they
 /// are there.
 pub(super) struct Upload<'a> {
-    exchange: &'a Exchange,
+    exchange: &'a Exchange<'a>,
     receiver: Receiver<'a>,
     clock: &'a Rc<Clock>,
     timeout_ms: u64,
@@ -54,7 +54,7 @@ impl<'a> Upload<'a> {
     /// Of a body of which nothing was handed to the worker yet. The worker has `timeout_ms` for each
     /// frame's slots, and for its answer once the body is complete.
     pub(super) fn new(
-        exchange: &'a Exchange,
+        exchange: &'a Exchange<'a>,
         receiver: Receiver<'a>,
         clock: &'a Rc<Clock>,
         timeout_ms: u64,

@@ -2,15 +2,18 @@
 //! the front of the queue: it runs again at once, and whoever else is ready waits for as long as it goes
 //! on. Who is woken by another task goes to the back, so that is what there is one for.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::task::{Poll, Waker};
+use std::thread;
 
 /// The tasks of a shard that have yielded.
 #[derive(Debug, Default)]
 pub struct Yields {
     yielded: RefCell<Vec<Waker>>,
-    /// The task that wakes them.
+    /// One of them looks for what another process may do.
+    looks_on: Cell<bool>,
+    /// The task that wakes them, where it sleeps.
     waking: RefCell<Option<Waker>>,
 }
 
@@ -18,9 +21,16 @@ impl Yields {
     /// Has a task run again behind all that are ready now.
     pub fn again(&self, waker: &Waker) {
         self.yielded.borrow_mut().push(waker.clone());
-        if let Some(waking) = &*self.waking.borrow() {
-            waking.wake_by_ref();
+        if let Some(waking) = self.waking.take() {
+            waking.wake();
         }
+    }
+
+    /// As [`Yields::again`], and gives the processor up in between: what the task looks for may be the
+    /// doing of somebody who needs it.
+    pub fn look_again(&self, waker: &Waker) {
+        self.looks_on.set(true);
+        self.again(waker);
     }
 
     /// Lets the tasks that are ready run.
@@ -38,11 +48,11 @@ impl Yields {
     /// Wakes those who have yielded, as a task of its own. Never ends.
     pub async fn run(&self) {
         poll_fn(|cx| {
-            let mut waking = self.waking.borrow_mut();
-            if !waking.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
-                *waking = Some(cx.waker().clone());
+            if self.looks_on.take() {
+                thread::yield_now();
             }
             self.yielded.borrow_mut().drain(..).for_each(Waker::wake);
+            self.waking.replace(Some(cx.waker().clone()));
             Poll::Pending
         })
         .await
@@ -57,14 +67,18 @@ mod tests {
 
     use super::*;
 
+    fn wake(yields: &Rc<Yields>) {
+        let yields = yields.clone();
+        monoio::spawn(async move { yields.run().await });
+    }
+
     #[test]
     fn who_yields_runs_behind_all_that_are_ready() {
         let mut runtime = RuntimeBuilder::<IoUringDriver>::new().build().unwrap();
         runtime.block_on(async {
             let yields = Rc::new(Yields::default());
             let order = Rc::new(RefCell::new(Vec::new()));
-            let waking = yields.clone();
-            monoio::spawn(async move { waking.run().await });
+            wake(&yields);
             let tasks = ["a", "b", "c"].map(|name| {
                 let (yields, order) = (yields.clone(), order.clone());
                 monoio::spawn(async move {
@@ -88,8 +102,7 @@ mod tests {
             let yields = Rc::new(Yields::default());
             let yielding = yields.clone();
             let task = monoio::spawn(async move { yielding.others_first().await });
-            let waking = yields.clone();
-            monoio::spawn(async move { waking.run().await });
+            wake(&yields);
             task.await;
         });
     }

@@ -8,7 +8,6 @@ use std::os::fd::OwnedFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::thread;
 
 use monoio::fs::File;
 
@@ -35,7 +34,8 @@ pub enum Ended {
 
 /// What a look at the lane found.
 enum Look {
-    Busy,
+    /// Something: so many answers have come or may come at any moment.
+    Busy(usize),
     Quiet,
     Ended(Ended),
 }
@@ -65,17 +65,19 @@ impl Lane {
         let mut spin = Spin::new();
         // Whether the worker knows that the hub sleeps.
         let mut armed = false;
+        // Whether the last look was one instead of sleeping.
+        let mut looked_on = false;
         poll_fn(|cx| {
             loop {
                 let look = self.look(&mut caller, later, &publish, cx);
                 if let Look::Ended(ended) = look {
                     return Poll::Ready(ended);
                 }
-                if let Look::Busy = look {
-                    spin.found(self.core.borrow().in_use(), monotonic_ns);
+                if let Look::Busy(count) = look {
+                    spin.found(count, monotonic_ns);
                 }
                 let looks_on = matches!(look, Look::Quiet) && self.looks_on(&mut spin);
-                let goes_on = looks_on || matches!(look, Look::Busy);
+                let goes_on = looks_on || matches!(look, Look::Busy(_));
                 if armed {
                     match listener.poll(cx) {
                         Poll::Pending if !goes_on => return Poll::Pending,
@@ -97,13 +99,17 @@ impl Lane {
                     // one more look; what arrives later rings.
                     armed = true;
                 }
-                if looks_on {
+                // Awake until there is nothing to do. Those who have been answered, and whoever else is
+                // ready, have their turn before the next look.
+                let looked_on = std::mem::replace(&mut looked_on, looks_on);
+                if looks_on && looked_on {
                     // The worker may be on this very processor.
-                    thread::yield_now();
+                    yields.look_again(cx.waker());
+                    return Poll::Pending;
                 }
                 if goes_on {
-                    // Awake until there is nothing to do. Those who have been answered, and whoever
-                    // else is ready, have their turn before the next look.
+                    // What is to be sent, and the worker's bell, mostly go to the kernel before the
+                    // processor is given up.
                     yields.again(cx.waker());
                     return Poll::Pending;
                 }
@@ -166,7 +172,7 @@ impl Lane {
         } else if self.is_drained() {
             Look::Ended(Ended::Drained)
         } else if turn.taken > 0 || has_more {
-            Look::Busy
+            Look::Busy(turn.answers + self.core.borrow().awaited())
         } else {
             Look::Quiet
         }

@@ -200,16 +200,10 @@ impl Lane {
         slots: usize,
         bodyless: bool,
         expired: impl Fn() -> bool,
-    ) -> Result<(Exchange, Slots), Failure> {
+    ) -> Result<(Exchange<'_>, Slots), Failure> {
         let attempt = |core: &mut LaneCore| core.begin(slots, bodyless);
         let (id, slots) = self.acquire(&self.newcomers, attempt, expired).await?;
-        Ok((
-            Exchange {
-                lane: self.clone(),
-                id,
-            },
-            slots,
-        ))
+        Ok((Exchange { lane: self, id }, slots))
     }
 
     /// Whether an exchange of so many slots can be opened at all, in an empty lane.
@@ -356,15 +350,15 @@ impl Lane {
 
 /// One request and its response, from the side that waits. Dropping it gives up whatever is left.
 #[derive(Debug)]
-pub struct Exchange {
-    lane: Rc<Lane>,
+pub struct Exchange<'a> {
+    lane: &'a Rc<Lane>,
     id: ExchangeId,
 }
 
-impl Exchange {
+impl<'a> Exchange<'a> {
     /// The lane it runs on.
-    pub fn lane(&self) -> &Rc<Lane> {
-        &self.lane
+    pub fn lane(&self) -> &'a Rc<Lane> {
+        self.lane
     }
 
     /// Hands a frame to the worker; the first carries the head. The worker hears of it when the
@@ -482,7 +476,7 @@ impl Exchange {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         self.finish();
     }

@@ -141,7 +141,7 @@ impl Shard {
 /// drains, nor who is to be told of something next.
 struct Hearing<'a> {
     shard: &'a Shard,
-    exchange: &'a Exchange,
+    exchange: &'a Exchange<'a>,
     permit: Permit,
     patience: Patience<'a>,
     due_ms: u64,
