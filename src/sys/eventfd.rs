@@ -20,8 +20,8 @@ impl EventFd {
     ///
     /// A doorbell that this process rings and a peer drains must be `nonblocking`, so that
     /// [`EventFd::ring`] returns when the peer has saturated the counter. One that an io_uring read
-    /// waits on must not be: the kernel completes such a read with `EAGAIN` at once instead of
-    /// waiting.
+    /// waits on must not be: not every kernel waits then (6.18 does), some complete the read with
+    /// `EAGAIN` at once.
     ///
     /// # Errors
     /// `EMFILE` or `ENFILE` when no descriptor is free.
