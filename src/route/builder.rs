@@ -6,10 +6,10 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::methods::MethodSet;
-use super::node::{Endpoint, Literals, NONE, Node, Ways, first_byte};
+use super::node::{Endpoint, Literals, NONE, Node, Ways, first_bit, first_byte};
 use super::pattern::{Pattern, PatternSegment};
 use super::places::Places;
-use super::segment::{last_word, scan};
+use super::segment::{SPREAD, last_word, mix, scan};
 use super::table::{Route, RouteTable};
 use super::tree::Tree;
 use crate::limits::MAX_ROUTE_TRAILS;
@@ -26,7 +26,8 @@ pub struct RouteTableBuilder<T> {
     /// In the order of registration.
     routes: Vec<(Method, Pattern, T)>,
     text_len: usize,
-    seed: u64,
+    /// Under which labels are hashed.
+    key: u64,
 }
 
 /// Why a route was not added. The table is as it was before.
@@ -73,8 +74,8 @@ enum Entry<'a> {
 }
 
 impl<T> RouteTableBuilder<T> {
-    /// A builder without routes. Hash slots are seeded at random, so that nobody can choose routes
-    /// that collide.
+    /// A builder without routes. Hashes are seeded at random, so that nobody can choose routes that
+    /// collide.
     pub fn new() -> Self {
         Self::with_seed(RandomState::new().build_hasher().finish())
     }
@@ -89,7 +90,7 @@ impl<T> RouteTableBuilder<T> {
             }],
             routes: Vec::new(),
             text_len: 0,
-            seed,
+            key: mix(seed ^ SPREAD, !SPREAD),
         }
     }
 
@@ -162,6 +163,7 @@ impl<T> RouteTableBuilder<T> {
             nodes: Vec::with_capacity(self.branches.len()),
             labels: Vec::with_capacity(self.text_len),
             order: Vec::with_capacity(self.routes.len()),
+            key: self.key,
         };
         layout.place_all(&mut self.branches);
 
@@ -182,7 +184,11 @@ impl<T> RouteTableBuilder<T> {
         }
         targets.sort_unstable_by_key(|(place, _)| *place);
         let targets = targets.into_iter().map(|(_, target)| target).collect();
-        let tree = Tree::new(layout.nodes, layout.labels, self.seed);
+        let tree = Tree {
+            nodes: layout.nodes.into(),
+            labels: layout.labels.into(),
+            key: self.key,
+        };
         RouteTable::new(tree, targets, routes.into(), trails)
     }
 
@@ -296,8 +302,69 @@ struct Waiting {
     id: u32,
     /// The literal that leads to it; the root and parameters have none.
     label: Option<Box<[u8]>>,
-    /// The node above.
-    parent: u32,
+}
+
+/// How the literal children of a node stand side by side.
+struct Block {
+    kind: Literals,
+    /// Places, those that stay empty included.
+    len: u32,
+    /// The place of each child, in the order of labels.
+    of_child: Vec<u32>,
+    /// If they are listed.
+    places: Places,
+    /// If they are hashed: what their labels begin with.
+    firsts: u64,
+}
+
+impl Block {
+    /// For children with these labels.
+    fn of<'a>(labels: impl ExactSizeIterator<Item = &'a [u8]> + Clone, key: u64) -> Block {
+        let count = labels.len();
+        let firsts: Vec<u8> = labels
+            .clone()
+            .map(|label| first_byte(label.first()))
+            .collect();
+        if let Some(places) = Places::of(&firsts) {
+            return Block {
+                kind: Literals::Listed,
+                len: places.len(),
+                of_child: firsts.iter().map(|first| places.place(*first)).collect(),
+                places,
+                firsts: 0,
+            };
+        }
+        if count == 0 {
+            return Block {
+                kind: Literals::None,
+                len: 0,
+                of_child: Vec::new(),
+                places: Places::ONE,
+                firsts: 0,
+            };
+        }
+        // Open addressing with linear probing, at most half full.
+        let len = (2 * count).next_power_of_two();
+        let mut is_taken = vec![false; len];
+        let of_child = labels
+            .clone()
+            .map(|label| {
+                let mut place = scan(label, 0, key).hash as usize & (len - 1);
+                while is_taken[place] {
+                    place = (place + 1) & (len - 1);
+                }
+                is_taken[place] = true;
+                place as u32
+            })
+            .collect();
+        Block {
+            kind: Literals::Hashed,
+            len: len as u32,
+            of_child,
+            places: Places::ONE,
+            firsts: labels.fold(0, |firsts, label| firsts | first_bit(label.first())),
+        }
+    }
 }
 
 /// The arrays of a tree as they are filled.
@@ -306,6 +373,7 @@ struct Layout {
     labels: Vec<u8>,
     /// Routes in the order of their targets.
     order: Vec<u32>,
+    key: u64,
 }
 
 impl Layout {
@@ -316,7 +384,6 @@ impl Layout {
             branch: 0,
             id: 0,
             label: None,
-            parent: NONE,
         }];
         while let Some(at) = waiting.pop() {
             let label = at.label.as_deref().unwrap_or(&[]);
@@ -332,35 +399,24 @@ impl Layout {
 
             let branch = &mut branches[last];
             let literals = std::mem::take(&mut branch.literals);
-            let first_of = |label: &[u8]| first_byte(label.first());
-            let firsts: Vec<u8> = literals.keys().map(|label| first_of(label)).collect();
-            let kind = match Places::of(&firsts) {
-                Some(places) => Literals::Listed(places),
-                None if literals.is_empty() => Literals::None,
-                None => Literals::Hashed,
-            };
-            let block = self.nodes.len() as u32;
-            let (literal, block_len, places) = match kind {
-                Literals::None => (NONE, 0, Places::ONE),
-                Literals::Listed(places) => (block, places.len(), places),
-                Literals::Hashed => (at.id, literals.len() as u32, Places::ONE),
-            };
-            let after_block = block + block_len;
+            let block = Block::of(literals.keys().map(|label| &**label), self.key);
+            let first = self.nodes.len() as u32;
+            let after_block = first + block.len;
             let param = branch.param.map_or(NONE, |_| after_block);
             let here = self.endpoint(&mut branch.here);
             let rest = self.endpoint(&mut branch.rest);
             self.nodes[at.id as usize] = Node {
-                firsts: 0,
+                firsts: block.firsts,
                 head: scan(label, 0, 0).head,
                 last: last_word(label),
                 label: label_at as u32,
                 label_len: label.len() as u16,
                 tail_len: tail_len as u16,
-                parent: at.parent,
-                literal,
+                literal: first,
+                hash_mask: block.len.saturating_sub(1),
                 param,
-                ways: Ways::of(kind, param != NONE, !rest.methods.is_empty()),
-                places,
+                ways: Ways::of(block.kind, param != NONE, !rest.methods.is_empty()),
+                places: block.places,
                 here,
                 rest,
             };
@@ -369,22 +425,16 @@ impl Layout {
                 branch,
                 id: after_block,
                 label: None,
-                parent: at.id,
             }));
-            for ((label, branch), nth) in literals.into_iter().zip(0..) {
-                let place = match kind {
-                    Literals::Listed(places) => places.place(first_of(&label)),
-                    _ => nth,
-                };
+            for ((label, branch), place) in literals.into_iter().zip(block.of_child) {
                 waiting.push(Waiting {
                     branch,
-                    id: block + place,
+                    id: first + place,
                     label: Some(label),
-                    parent: at.id,
                 });
             }
             let end = after_block as usize + usize::from(branch.param.is_some());
-            self.nodes.resize(end, Node::hole(at.id));
+            self.nodes.resize(end, Node::HOLE);
         }
     }
 

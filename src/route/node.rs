@@ -24,7 +24,7 @@ pub(super) enum Ways {
     None,
     /// By a literal of its block.
     Listed,
-    /// By a literal in the hash slots.
+    /// By a literal of its block, where that is hashed.
     Hashed,
     /// By a parameter.
     Param,
@@ -32,7 +32,7 @@ pub(super) enum Ways {
     Rest,
     /// By a literal of its block, and by a parameter or a catch-all or both.
     ListedAndMore,
-    /// By a literal in the hash slots, and by a parameter or a catch-all or both.
+    /// By a literal of its hashed block, and by a parameter or a catch-all or both.
     HashedAndMore,
     /// By a parameter and by a catch-all.
     ParamAndRest,
@@ -46,8 +46,8 @@ impl Ways {
             (Literals::None, true, false) => Ways::Param,
             (Literals::None, false, true) => Ways::Rest,
             (Literals::None, true, true) => Ways::ParamAndRest,
-            (Literals::Listed(_), false, false) => Ways::Listed,
-            (Literals::Listed(_), _, _) => Ways::ListedAndMore,
+            (Literals::Listed, false, false) => Ways::Listed,
+            (Literals::Listed, _, _) => Ways::ListedAndMore,
             (Literals::Hashed, false, false) => Ways::Hashed,
             (Literals::Hashed, _, _) => Ways::HashedAndMore,
         }
@@ -59,9 +59,9 @@ impl Ways {
 pub(super) enum Literals {
     /// There are none.
     None,
-    /// They stand in a block.
-    Listed(Places),
-    /// They are too many or too alike for one, and are in the hash slots.
+    /// They stand where the first bytes of their labels say.
+    Listed,
+    /// They are too many for that or begin alike, and stand where the hashes of their labels say.
     Hashed,
 }
 
@@ -85,11 +85,10 @@ pub(super) struct Node {
     pub label: u32,
     pub label_len: u16,
     pub tail_len: u16,
-    /// The node above; hash slots are shared by all nodes, so a candidate must name its parent.
-    pub parent: u32,
-    /// The first of a block of literal children. If they are hashed, the node itself, which they name
-    /// as their parent. If there are none, [`NONE`].
+    /// The first of the block of literal children, if there are any.
     pub literal: u32,
+    /// Places in the block of literal children, a power of two, less one.
+    pub hash_mask: u32,
     /// The child behind a parameter, or [`NONE`].
     pub param: u32,
     /// Routes that end here.
@@ -98,7 +97,7 @@ pub(super) struct Node {
     pub rest: Endpoint,
     /// In which ways a path can go on.
     pub ways: Ways,
-    /// Where in the block which literal child stands, if they are in one.
+    /// Where in the block which literal child stands, unless they are hashed.
     pub places: Places,
 }
 
@@ -113,8 +112,8 @@ impl Node {
         label: 0,
         label_len: 0,
         tail_len: 0,
-        parent: NONE,
-        literal: NONE,
+        literal: 0,
+        hash_mask: 0,
         param: NONE,
         here: Endpoint::NONE,
         rest: Endpoint::NONE,
@@ -122,14 +121,19 @@ impl Node {
         places: Places::ONE,
     };
 
-    /// A place in a block below `parent` where no child stands. No path is long enough for its label.
-    pub(super) fn hole(parent: u32) -> Node {
-        const { assert!(MAX_HEAD < u16::MAX as usize) };
-        Node {
-            label_len: u16::MAX,
-            parent,
-            ..Node::EMPTY
-        }
+    /// A place in a block where no child stands. No path is long enough for its label.
+    pub(super) const HOLE: Node = Node {
+        label_len: {
+            assert!(MAX_HEAD < u16::MAX as usize);
+            u16::MAX
+        },
+        ..Node::EMPTY
+    };
+
+    /// Whether no child stands here.
+    #[inline(always)]
+    pub(super) fn is_hole(&self) -> bool {
+        self.label_len == Node::HOLE.label_len
     }
 }
 

@@ -397,32 +397,31 @@ mod tests {
     }
 
     #[test]
-    fn many_children_are_each_found() {
-        let texts: Vec<String> = (0..5000)
-            .map(|i| format!("/service-number-{i}/x"))
-            .collect();
-        let mut builder = RouteTableBuilder::with_seed(0);
-        for (index, text) in texts.iter().enumerate() {
-            let pattern = Pattern::parse(text).unwrap();
-            builder.insert(Method::Get, &pattern, index).unwrap();
+    fn many_children_are_each_found_and_no_others() {
+        // Small blocks under many keys, so that children stand in a row past the end of some.
+        let small = (2..40).flat_map(|count| (0..40).map(move |seed| (count, seed)));
+        for (count, seed) in small.chain([(5000, 0)]) {
+            let text = |i: usize| format!("/service-number-{i}/x");
+            let mut builder = RouteTableBuilder::with_seed(seed);
+            for index in 0..count {
+                let pattern = Pattern::parse(&text(index)).unwrap();
+                builder.insert(Method::Get, &pattern, index).unwrap();
+            }
+            let table = builder.build();
+            assert_eq!(table.len(), count);
+            for index in 0..count + 20 {
+                let path = text(index);
+                let found = table.lookup(Method::Get, path.as_bytes(), 0, &mut Params::default());
+                let expected = match index < count {
+                    true => Lookup::Found {
+                        target: &index,
+                        matched_method: Method::Get,
+                    },
+                    false => Lookup::NotFound,
+                };
+                assert_eq!(found, expected, "{path} of {count}, seed {seed}");
+            }
         }
-        let table = builder.build();
-        assert_eq!(table.len(), 5000);
-        for (index, text) in texts.iter().enumerate() {
-            let found = table.lookup(Method::Get, text.as_bytes(), 0, &mut Params::default());
-            let expected = Lookup::Found {
-                target: &index,
-                matched_method: Method::Get,
-            };
-            assert_eq!(found, expected, "{text}");
-        }
-        let absent = table.lookup(
-            Method::Get,
-            b"/service-number-5000/x",
-            0,
-            &mut Params::default(),
-        );
-        assert_eq!(absent, Lookup::NotFound);
     }
 
     #[test]

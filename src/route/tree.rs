@@ -3,35 +3,16 @@
 
 use super::methods::MethodSet;
 use super::node::{Endpoint, NONE, Node, Ways, first_bit, first_byte};
-use super::segment::{SPREAD, Segment, are_equal, end_of, is_short_word, last_word, mix, scan};
+use super::segment::{Segment, are_equal, end_of, is_short_word, last_word, scan};
 use crate::message::{Method, Params, Span};
 
-#[derive(Clone, Copy, Debug)]
-struct Slot {
-    /// The upper half of the hash; a different one spares the look at the node.
-    tag: u32,
-    node: u32,
-}
-
-/// Every node, label and hash slot of a route table. Node 0 is the root.
+/// Every node and label of a route table. Node 0 is the root.
 #[derive(Debug)]
 pub(super) struct Tree {
-    nodes: Box<[Node]>,
-    labels: Box<[u8]>,
-    /// Nothing if no node has hashed children. Behind a pointer, so that a search which comes to none
-    /// does not fetch it.
-    hashes: Option<Box<Hashes>>,
-}
-
-/// Where hashed children are found, those of all nodes together.
-#[derive(Debug)]
-struct Hashes {
-    /// Open addressing with linear probing, at most half full.
-    slots: Box<[Slot]>,
-    /// Key of the hash of a segment.
-    segment_key: u64,
-    /// Odd multiplier that spreads the parents of hashed children.
-    parent_key: u64,
+    pub nodes: Box<[Node]>,
+    pub labels: Box<[u8]>,
+    /// Under which the labels of hashed children are hashed.
+    pub key: u64,
 }
 
 /// Where a way down ended that had no choice.
@@ -74,49 +55,6 @@ pub(super) struct Search<'a> {
 }
 
 impl Tree {
-    /// Puts the hashed children into slots. Flooding the slots takes knowledge of the seed.
-    pub(super) fn new(nodes: Vec<Node>, labels: Vec<u8>, seed: u64) -> Tree {
-        let hashed: Vec<u32> = (1..nodes.len() as u32)
-            .filter(|id| {
-                let node = &nodes[*id as usize];
-                let parent = &nodes[node.parent as usize];
-                parent.literal == node.parent && parent.param != *id
-            })
-            .collect();
-        let mut tree = Tree {
-            nodes: nodes.into(),
-            labels: labels.into(),
-            hashes: None,
-        };
-        if hashed.is_empty() {
-            return tree;
-        }
-        let free = Slot { tag: 0, node: NONE };
-        let mut hashes = Hashes {
-            slots: vec![free; (hashed.len() * 2).next_power_of_two()].into(),
-            segment_key: mix(seed ^ SPREAD, !SPREAD),
-            parent_key: mix(!seed, SPREAD) | 1,
-        };
-        for id in hashed {
-            let node = &tree.nodes[id as usize];
-            let label = tree.label(node);
-            let bit = first_bit(label.first());
-            let parent = node.parent;
-            let hash = hashes.of(parent, scan(label, 0, hashes.segment_key).hash);
-            tree.nodes[parent as usize].firsts |= bit;
-            let mut at = hash as usize & (hashes.slots.len() - 1);
-            while hashes.slots[at].node != NONE {
-                at = (at + 1) & (hashes.slots.len() - 1);
-            }
-            hashes.slots[at] = Slot {
-                tag: (hash >> 32) as u32,
-                node: id,
-            };
-        }
-        tree.hashes = Some(Box::new(hashes));
-        tree
-    }
-
     /// Looks for the best route that has the wanted method; gives the index of its target.
     ///
     /// Parameters are pushed as ranges. If nothing is found, leftovers stay behind.
@@ -262,34 +200,27 @@ impl Tree {
         is_label.then_some(child)
     }
 
-    /// The literal child whose label is the segment at `start`.
+    /// The literal child of a hashed block whose label is the segment at `start`. A block has at least
+    /// as many holes as children, so the way to the next hole is short.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn hashed_child(&self, parent: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
-        let parent_id = parent.literal;
         if parent.firsts & first_bit(path.get(start)) == 0 {
             return None;
         }
-        let hashes = self.hashes.as_deref()?;
-        let Segment { end, head, hash } = scan(path, start, hashes.segment_key);
-        let hash = hashes.of(parent_id, hash);
-        let mut at = hash as usize;
+        let Segment { end, head, hash } = scan(path, start, self.key);
+        let mut place = hash as u32;
         loop {
-            at &= hashes.slots.len() - 1;
-            let slot = hashes.slots[at];
-            if slot.node == NONE {
+            let child = self.child(parent.literal + (place & parent.hash_mask), end);
+            if child.node.head == head
+                && usize::from(child.node.label_len) == end - start
+                && self.is_label_after_head(child.node, &path[start..end])
+            {
+                return Some(child);
+            }
+            if child.node.is_hole() {
                 return None;
             }
-            if slot.tag == (hash >> 32) as u32 {
-                let child = self.child(slot.node, end);
-                if child.node.parent == parent_id
-                    && child.node.head == head
-                    && usize::from(child.node.label_len) == end - start
-                    && self.is_label_after_head(child.node, &path[start..end])
-                {
-                    return Some(child);
-                }
-            }
-            at += 1;
+            place = place.wrapping_add(1);
         }
     }
 
@@ -313,17 +244,6 @@ impl Tree {
     fn tail(&self, node: &Node) -> &[u8] {
         let start = node.label as usize + usize::from(node.label_len);
         &self.labels[start..start + usize::from(node.tail_len)]
-    }
-}
-
-impl Hashes {
-    /// The hash of a segment below a parent. The low half, which chooses the slot, takes the upper
-    /// half of the product: multiplying by a secret odd number and keeping the upper bits makes it
-    /// unlikely for any two parents to coincide, whoever numbered them.
-    #[inline(always)]
-    fn of(&self, parent: u32, segment_hash: u64) -> u64 {
-        let spread = u64::from(parent).wrapping_mul(self.parent_key);
-        segment_hash ^ spread.rotate_left(32)
     }
 }
 
