@@ -19,8 +19,8 @@ const FEW: usize = 2;
 const GAIN_NS: i64 = 5_000;
 /// A sleep that could have been spared: a reason to try again some time.
 const HOPE_NS: i64 = 2_000;
-/// Something else took the processor, and whoever waited for this side waited for that, too: each nanosecond
-/// beyond what it would have looked on for counts for so many.
+/// Something else took the processor, or this thread's other work did, and whoever waited for this side
+/// waited for that, too: each nanosecond beyond what it would have looked on for counts for so many.
 const HELD_UP: u64 = 8;
 /// The balance stays within these: what was gained long ago is worth no more, and what was lost neither.
 const MOST_NS: i64 = 20_000_000;
@@ -89,22 +89,23 @@ impl Spin {
 
     /// There is something to do: `count` at once.
     pub fn found(&mut self, count: usize, now_ns: impl FnOnce() -> u64) {
-        let state = std::mem::replace(&mut self.state, State::Busy);
-        if count > FEW {
-            self.short = 0;
-            return;
-        }
-        match state {
-            State::Busy => {}
+        let is_crowd = count > FEW;
+        match std::mem::replace(&mut self.state, State::Busy) {
             State::Looking(since) => {
                 let waited_ns = now_ns().saturating_sub(since);
                 match waited_ns.checked_sub(LONGEST_NS) {
-                    None => self.not_in_vain(GAIN_NS),
+                    // The longer it was held up, the more has gathered.
                     Some(beyond_ns) => self.in_vain(beyond_ns),
+                    None if is_crowd => self.short = 0,
+                    None => self.not_in_vain(self.balance_ns + GAIN_NS),
                 }
             }
+            _ if is_crowd => self.short = 0,
+            State::Busy => {}
             State::Asleep(since) if now_ns().saturating_sub(since) < SHORT_SLEEP_NS => {
-                self.not_in_vain(HOPE_NS);
+                // Hope pays losses back, but earns nothing that could be lost.
+                let with_hope = (self.balance_ns + HOPE_NS).min(0);
+                self.not_in_vain(self.balance_ns.max(with_hope));
             }
             State::Asleep(_) => self.short = 0,
         }
@@ -115,9 +116,9 @@ impl Spin {
         self.state = State::Busy;
     }
 
-    fn not_in_vain(&mut self, gain_ns: i64) {
+    fn not_in_vain(&mut self, balance_ns: i64) {
         self.short = self.short.saturating_add(1);
-        self.balance_ns = (self.balance_ns + gain_ns).min(MOST_NS);
+        self.balance_ns = balance_ns.min(MOST_NS);
     }
 
     /// It has looked on in vain, and for `beyond_ns` longer than it wanted to.
@@ -150,11 +151,11 @@ mod tests {
         wait_for(1, spin, now_ns, wait_ns)
     }
 
-    /// One look, during which somebody else has the processor for `held_up_ns`.
-    fn be_held_up(spin: &mut Spin, now_ns: &mut u64, held_up_ns: u64) {
+    /// One look, during which somebody else has the processor for `held_up_ns`, and `count` things come.
+    fn be_held_up(count: usize, spin: &mut Spin, now_ns: &mut u64, held_up_ns: u64) {
         assert!(spin.looks_on(|| *now_ns));
         *now_ns += held_up_ns;
-        spin.found(1, || *now_ns);
+        spin.found(count, || *now_ns);
     }
 
     /// How many short waits it sleeps through before it looks on again.
@@ -213,24 +214,42 @@ mod tests {
 
     #[test]
     fn being_held_up_once_ends_it_only_where_little_was_gained() {
-        let (mut spin, mut now_ns) = (Spin::new(), 0);
-        slept_through(&mut spin, &mut now_ns);
-        be_held_up(&mut spin, &mut now_ns, 2_000_000);
-        assert!(slept_through(&mut spin, &mut now_ns) > 1000);
-        for _ in 0..10_000 {
-            wait(&mut spin, &mut now_ns, 40_000);
+        // What comes in crowds because it was held up is no less late.
+        for count in [1, FEW + 1] {
+            let (mut spin, mut now_ns) = (Spin::new(), 0);
+            slept_through(&mut spin, &mut now_ns);
+            be_held_up(count, &mut spin, &mut now_ns, 2_000_000);
+            assert!(slept_through(&mut spin, &mut now_ns) > 1000);
+            for _ in 0..10_000 {
+                wait(&mut spin, &mut now_ns, 40_000);
+            }
+            be_held_up(count, &mut spin, &mut now_ns, 2_000_000);
+            assert_eq!(slept_through(&mut spin, &mut now_ns), FEWEST_SHORT);
         }
-        be_held_up(&mut spin, &mut now_ns, 2_000_000);
-        assert_eq!(slept_through(&mut spin, &mut now_ns), FEWEST_SHORT);
     }
 
     #[test]
     fn however_much_was_lost_it_tries_again() {
         let (mut spin, mut now_ns) = (Spin::new(), 0);
         slept_through(&mut spin, &mut now_ns);
-        be_held_up(&mut spin, &mut now_ns, u64::MAX / 2);
+        be_held_up(1, &mut spin, &mut now_ns, u64::MAX / 2);
         let slept = slept_through(&mut spin, &mut now_ns);
         assert_eq!(i64::from(slept), -LEAST_NS / HOPE_NS);
+    }
+
+    #[test]
+    fn short_sleeps_alone_earn_nothing_that_could_be_lost() {
+        let (mut spin, mut now_ns) = (Spin::new(), 0);
+        for _ in 0..10_000 {
+            // Never enough of them in a row to look on.
+            for _ in 1..FEWEST_SHORT {
+                assert_eq!(wait(&mut spin, &mut now_ns, 40_000), 0);
+            }
+            assert_eq!(wait(&mut spin, &mut now_ns, 1_000_000), 0);
+        }
+        slept_through(&mut spin, &mut now_ns);
+        be_held_up(1, &mut spin, &mut now_ns, 2_000_000);
+        assert!(slept_through(&mut spin, &mut now_ns) > 1000);
     }
 
     #[test]
@@ -239,5 +258,8 @@ mod tests {
         for _ in 0..1000 {
             assert_eq!(wait_for(FEW + 1, &mut spin, &mut now_ns, 10_000), 0);
         }
+        slept_through(&mut spin, &mut now_ns);
+        assert_eq!(wait_for(FEW + 1, &mut spin, &mut now_ns, 10_000), 10_000);
+        assert_eq!(wait_for(FEW + 1, &mut spin, &mut now_ns, 10_000), 0);
     }
 }

@@ -34,9 +34,14 @@ pub enum Ended {
 
 /// What a look at the lane found.
 enum Look {
-    /// Something: so many answers have come or may come at any moment.
-    Busy(usize),
-    Quiet,
+    /// Something, and so many answers.
+    Busy {
+        answers: usize,
+    },
+    /// Nothing. Whether the worker is being called.
+    Quiet {
+        calls: bool,
+    },
     Ended(Ended),
 }
 
@@ -73,11 +78,18 @@ impl Lane {
                 if let Look::Ended(ended) = look {
                     return Poll::Ready(ended);
                 }
-                if let Look::Busy(count) = look {
-                    spin.found(count, monotonic_ns);
+                let is_busy = matches!(look, Look::Busy { .. });
+                let calls = matches!(look, Look::Quiet { calls: true });
+                // What else comes spares no sleep that an answer would have ended.
+                if let Look::Busy {
+                    answers: answers @ 1..,
+                } = look
+                {
+                    let awaited = self.core.borrow().awaited();
+                    spin.found(answers + awaited, monotonic_ns);
                 }
-                let looks_on = matches!(look, Look::Quiet) && self.looks_on(&mut spin);
-                let goes_on = looks_on || matches!(look, Look::Busy(_));
+                let looks_on = !is_busy && self.looks_on(&mut spin);
+                let goes_on = looks_on || is_busy;
                 if armed {
                     match listener.poll(cx) {
                         Poll::Pending if !goes_on => return Poll::Pending,
@@ -102,7 +114,7 @@ impl Lane {
                 // Awake until there is nothing to do. Those who have been answered, and whoever else is
                 // ready, have their turn before the next look.
                 let looked_on = std::mem::replace(&mut looked_on, looks_on);
-                if looks_on && looked_on {
+                if looks_on && looked_on && !calls {
                     // The worker may be on this very processor.
                     yields.look_again(cx.waker());
                     return Poll::Pending;
@@ -172,9 +184,11 @@ impl Lane {
         } else if self.is_drained() {
             Look::Ended(Ended::Drained)
         } else if turn.taken > 0 || has_more {
-            Look::Busy(turn.answers + self.core.borrow().awaited())
+            Look::Busy {
+                answers: turn.answers,
+            }
         } else {
-            Look::Quiet
+            Look::Quiet { calls: asleep }
         }
     }
 }
