@@ -12,6 +12,10 @@ round's ratios are of the same half minute, and no peer profits from a process t
 Processor time is user and system time of all processes of a command, divided by the answers. All run on
 --server-cpu, the load on --load-cpu; --free pins nothing.
 
+Two virtual cores may share a cache, or for some minutes not; then whatever passes between server and load
+costs more (64 KiB twice as much). So each line says how fast one core writes what the other has read, and a
+round in which that was not alike for two peers is left out of the ratios of these two.
+
 `--body N` sends a POST with N bytes. `--idle N` measures something else: memory (PSS) of N connections
 after one request each, and processor time while they are idle.
 
@@ -24,7 +28,9 @@ Needs wrk, which Debian has as a package.
 
 import argparse
 import http.client
+import os
 import pathlib
+import re
 import resource
 import statistics
 import sys
@@ -32,7 +38,7 @@ import time
 import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "load"))
-from served import Load, Server, require
+from served import Load, Server, require, sharing_speed
 
 FIELDS = ["rps", "p50", "p99", "cpu"]
 
@@ -71,12 +77,21 @@ def measure(options, name, url, command):
         before = server.cpu()
         result = load(options.seconds)
         result["cpu"] = (server.cpu() - before) / max(result["answers"], 1) * 1e6
+    result["sharing"] = sharing_speed(cores(options))
     print(
         f"{name:14} {result['rps']:9.0f} requests/s  p50 {result['p50']:8.0f} µs"
-        f"  p99 {result['p99']:8.0f} µs  {result['cpu']:8.2f} µs of processor time per request",
+        f"  p99 {result['p99']:8.0f} µs  {result['cpu']:8.2f} µs of processor time per request"
+        f"  (cores share at {result['sharing']:.1f} GB/s)",
         flush=True,
     )
     return result
+
+
+def cores(options):
+    """A core of the server and another, of the load if it has its own."""
+    if options.free:
+        return sorted(os.sched_getaffinity(0))[:2]
+    return [int(re.match(r"\d+", cpu)[0]) for cpu in (options.server_cpu, options.load_cpu)]
 
 
 def compare(options):
@@ -87,15 +102,25 @@ def compare(options):
     names = list(results)
     if len(names) == 1:
         return
-    print(f"\n{names[0]} against, medians of {options.rounds} rounds' ratios (and their range):")
+    print(f"\n{names[0]} against, medians of the rounds' ratios (and their range):")
     for name in names[1:]:
+        rounds = list(zip(results[names[0]], results[name]))
+        alike = [pair for pair in rounds if is_alike(*(result["sharing"] for result in pair))]
+        left_out = len(rounds) - len(alike)
         columns = []
-        for field in FIELDS:
-            ratios = [a[field] / b[field] for a, b in zip(results[names[0]], results[name])]
+        for field in FIELDS if alike else []:
+            ratios = [a[field] / b[field] for a, b in alike]
             columns.append(
                 f"{field} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             )
+        if left_out:
+            columns.append(f"[{left_out} of {len(rounds)} rounds left out: cores near for one only]")
         print(f"  {name:14} " + "  ".join(columns))
+
+
+def is_alike(a, b):
+    """Whether the cores shared what they wrote about equally fast."""
+    return max(a, b) < 2 * min(a, b)
 
 
 def idle(options):
