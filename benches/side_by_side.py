@@ -13,8 +13,9 @@ Processor time is user and system time of all processes of a command, divided by
 --server-cpu, the load on --load-cpu; --free pins nothing.
 
 Two virtual cores may share a cache, or for some minutes not; then whatever passes between server and load
-costs more (64 KiB twice as much). So each line says how fast one core writes what the other has read, and a
-round in which that was not alike for two peers is left out of the ratios of these two.
+costs more (64 KiB twice as much). So each line says how fast one core wrote what the other had read, before
+and behind the load. Ratios are of the rounds in which the cores were near for both peers, and of those in
+which they were far for both (less than half of the fastest); where all are far, that is called near.
 
 `--body N` sends a POST with N bytes. `--idle N` measures something else: memory (PSS) of N connections
 after one request each, and processor time while they are idle.
@@ -74,24 +75,27 @@ def measure(options, name, url, command):
             return Load(url, options.connections, seconds, options.load_cpu, options.body).result()
 
         load(1)
+        sharing = [sharing_speed(cores(options))]
         before = server.cpu()
         result = load(options.seconds)
         result["cpu"] = (server.cpu() - before) / max(result["answers"], 1) * 1e6
-    result["sharing"] = sharing_speed(cores(options))
+        sharing.append(sharing_speed(cores(options)))
+    result["sharing"] = sharing
     print(
         f"{name:14} {result['rps']:9.0f} requests/s  p50 {result['p50']:8.0f} µs"
         f"  p99 {result['p99']:8.0f} µs  {result['cpu']:8.2f} µs of processor time per request"
-        f"  (cores share at {result['sharing']:.1f} GB/s)",
+        f"  (cores share at {min(sharing):.1f} to {max(sharing):.1f} GB/s)",
         flush=True,
     )
     return result
 
 
 def cores(options):
-    """A core of the server and another, of the load if it has its own."""
-    if options.free:
-        return sorted(os.sched_getaffinity(0))[:2]
-    return [int(re.match(r"\d+", cpu)[0]) for cpu in (options.server_cpu, options.load_cpu)]
+    """The first core of the server and one of the load, if possible another."""
+    usable = sorted(os.sched_getaffinity(0))
+    server = int(re.match(r"\d+", options.server_cpu)[0]) if options.server_cpu else usable[0]
+    of_load = map(int, re.findall(r"\d+", options.load_cpu)) if options.load_cpu else usable
+    return [server, next((cpu for cpu in of_load if cpu != server), server)]
 
 
 def compare(options):
@@ -103,24 +107,34 @@ def compare(options):
     if len(names) == 1:
         return
     print(f"\n{names[0]} against, medians of the rounds' ratios (and their range):")
+    fastest = max(max(result["sharing"]) for of_peer in results.values() for result in of_peer)
     for name in names[1:]:
         rounds = list(zip(results[names[0]], results[name]))
-        alike = [pair for pair in rounds if is_alike(*(result["sharing"] for result in pair))]
-        left_out = len(rounds) - len(alike)
-        columns = []
-        for field in FIELDS if alike else []:
-            ratios = [a[field] / b[field] for a, b in alike]
-            columns.append(
-                f"{field} {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-            )
-        if left_out:
-            columns.append(f"[{left_out} of {len(rounds)} rounds left out: cores near for one only]")
-        print(f"  {name:14} " + "  ".join(columns))
+        by_distance = {"near": [], "far": [], None: []}
+        for pair in rounds:
+            by_distance[distance(pair, fastest)].append(pair)
+        for where in ("near", "far"):
+            if by_distance[where]:
+                print(f"  {name:14} {where:5}" + ratios(by_distance[where]))
+        if by_distance[None]:
+            print(f"  {name:14} {len(by_distance[None])} rounds left out, near in a part only")
 
 
-def is_alike(a, b):
-    """Whether the cores shared what they wrote about equally fast."""
-    return max(a, b) < 2 * min(a, b)
+def distance(results, fastest):
+    """Whether the cores were near or far in all of these; None if they were not alike."""
+    found = {speed > fastest / 2 for result in results for speed in result["sharing"]}
+    return ("near" if found.pop() else "far") if len(found) == 1 else None
+
+
+def ratios(rounds):
+    """A line of all ratios and of how many rounds they are."""
+    columns = []
+    for field in FIELDS:
+        found = [a[field] / b[field] for a, b in rounds]
+        columns.append(
+            f"{field} {statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+        )
+    return "  ".join(columns) + f"  of {len(rounds)}"
 
 
 def idle(options):

@@ -1,4 +1,4 @@
-//! Where in its block a literal child stands: a perfect hash of the first byte of its label, chosen
+//! Where in its block a listed child stands: a perfect hash of the first byte of its label, chosen
 //! when the table is laid out. Only arithmetic; the blocks are the builder's.
 
 /// A hash of one byte under which no two children of a block meet. A search computes the only place
@@ -18,7 +18,7 @@ impl Places {
         factor: [0; 2],
         mask: 0,
     };
-    /// Most places in a block.
+    /// Most places in a listed block.
     const MOST: usize = 16;
     /// Factors that are tried for each size of a block. Of eight children in eight places nine in
     /// ten find one among them, of fewer nearly all.

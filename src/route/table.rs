@@ -11,7 +11,8 @@ use crate::message::{Method, Params};
 /// Routes, laid out for lookups. Made by [`RouteTableBuilder::build`]; shared between threads as is.
 ///
 /// # Cost
-/// Each segment of the path costs at most one hash and one probe, whatever the number of routes.
+/// Each segment of the path costs at most one hash and two probes on average, whatever the number of
+/// routes.
 /// Where a literal and a parameter both match a segment and the literal turns out a dead end, the
 /// parameter is tried. A search therefore follows at most [`RouteTable::worst_trails`] ways through the tree
 /// and reads each byte of the path at most a few times on each. That number depends on the routes
@@ -468,7 +469,7 @@ mod tests {
             let label = "l".repeat(len);
             let path = format!("/{label}");
             let pattern = Pattern::parse(&path).unwrap();
-            // Alone it stands in a block; beside another that begins alike it is hashed.
+            // It is found by its first byte; beside another that begins alike, by its hash.
             for beside in ["/other", "/like"] {
                 let mut builder = RouteTableBuilder::with_seed(0);
                 builder.insert(Method::Get, &pattern, 0).unwrap();

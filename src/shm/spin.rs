@@ -40,7 +40,7 @@ enum State {
     Busy,
     /// Looking on since then.
     Looking(u64),
-    /// Asleep; has had nothing to do since then.
+    /// Asleep; what is waited for has not come since then.
     Asleep(u64),
 }
 
@@ -108,6 +108,17 @@ impl Spin {
                 self.not_in_vain(self.balance_ns.max(with_hope));
             }
             State::Asleep(_) => self.short = 0,
+        }
+    }
+
+    /// There is something to do, but it is not what is waited for, and would have ended no sleep. Working
+    /// it off is no hold-up, but while there is so much of it, what is waited for is not about to come.
+    pub fn found_other(&mut self, now_ns: impl FnOnce() -> u64) {
+        if let State::Looking(since) = self.state
+            && now_ns().saturating_sub(since) >= LONGEST_NS
+        {
+            self.in_vain(0);
+            self.state = State::Asleep(since);
         }
     }
 
@@ -250,6 +261,32 @@ mod tests {
         slept_through(&mut spin, &mut now_ns);
         be_held_up(1, &mut spin, &mut now_ns, 2_000_000);
         assert!(slept_through(&mut spin, &mut now_ns) > 1000);
+    }
+
+    #[test]
+    fn what_is_not_waited_for_neither_earns_nor_is_charged_as_a_hold_up() {
+        let (mut spin, mut now_ns) = (Spin::new(), 0);
+        for _ in 0..10 * FEWEST_SHORT {
+            assert!(!spin.looks_on(|| now_ns));
+            spin.found_other(|| now_ns);
+            now_ns += 1000;
+        }
+        spin.rest();
+        assert_eq!(slept_through(&mut spin, &mut now_ns), FEWEST_SHORT);
+        // A look begins, and for 5 ms there is other work without a pause.
+        assert!(spin.looks_on(|| now_ns));
+        for _ in 0..500 {
+            now_ns += 10_000;
+            spin.found_other(|| now_ns);
+        }
+        assert!(!spin.looks_on(|| now_ns));
+        spin.found(1, || now_ns);
+        let in_vain = LONGEST_NS as i64 - GAIN_NS;
+        let slept = slept_through(&mut spin, &mut now_ns);
+        assert_eq!(
+            i64::from(slept),
+            (in_vain as u64).div_ceil(HOPE_NS as u64) as i64
+        );
     }
 
     #[test]

@@ -34,9 +34,9 @@ pub enum Ended {
 
 /// What a look at the lane found.
 enum Look {
-    /// Something, and so many answers.
+    /// Something, and so many beginnings of answers.
     Busy {
-        answers: usize,
+        begun: usize,
     },
     /// Nothing. Whether the worker is being called.
     Quiet {
@@ -80,13 +80,13 @@ impl Lane {
                 }
                 let is_busy = matches!(look, Look::Busy { .. });
                 let calls = matches!(look, Look::Quiet { calls: true });
-                // What else comes spares no sleep that an answer would have ended.
-                if let Look::Busy {
-                    answers: answers @ 1..,
-                } = look
-                {
-                    let awaited = self.core.borrow().awaited();
-                    spin.found(answers + awaited, monotonic_ns);
+                match look {
+                    Look::Busy { begun: 0 } => spin.found_other(monotonic_ns),
+                    Look::Busy { begun } => {
+                        let awaited = self.core.borrow().awaited();
+                        spin.found(begun + awaited, monotonic_ns);
+                    }
+                    _ => {}
                 }
                 let looks_on = !is_busy && self.looks_on(&mut spin);
                 let goes_on = looks_on || is_busy;
@@ -184,9 +184,7 @@ impl Lane {
         } else if self.is_drained() {
             Look::Ended(Ended::Drained)
         } else if turn.taken > 0 || has_more {
-            Look::Busy {
-                answers: turn.answers,
-            }
+            Look::Busy { begun: turn.begun }
         } else {
             Look::Quiet { calls: asleep }
         }

@@ -20,6 +20,8 @@ use crate::shm::region::Word;
 pub struct Turn {
     /// Completions taken.
     pub taken: usize,
+    /// How many of them begin an answer: these are what was awaited.
+    pub begun: usize,
     /// How many of them end an answer.
     pub answers: usize,
     /// Whether request slots, or the number of an exchange, can be used again.
@@ -43,7 +45,9 @@ impl LaneCore {
             turn.taken += 1;
             match Completion::from_u8(d.kind).ok_or(Violation::UnknownKind(d.kind))? {
                 kind @ (Completion::Response | Completion::Body) => {
-                    self.on_frame(&d, kind == Completion::Response)?;
+                    let begins = kind == Completion::Response;
+                    self.on_frame(&d, begins)?;
+                    turn.begun += usize::from(begins);
                     turn.answers += usize::from(d.is_end());
                 }
                 Completion::Return => {

@@ -253,3 +253,22 @@ fn frames_that_arrived_outlive_the_worker() {
     assert_eq!(core.return_frame(frame.run), Ok(false));
     assert_eq!(core.finish(id), Ok(false));
 }
+
+#[test]
+fn a_turn_tells_beginnings_of_answers_from_their_ends_and_from_all_else() {
+    let (mut core, mut worker) = lane(16);
+    let id = ask(&mut core, END, u64::MAX);
+    core.publish();
+    assert_eq!(core.awaited(), 1);
+    let request = worker.take().unwrap();
+    let mut turn = |d| {
+        worker.send(d);
+        let turn = look(&mut core, 0).unwrap();
+        (turn.taken, turn.begun, turn.answers, core.awaited())
+    };
+    assert_eq!(turn(give_back(&request)), (1, 0, 0, 1));
+    assert_eq!(turn(events(5)), (1, 0, 0, 1));
+    assert_eq!(turn(answer(Completion::Response, id, 0, 0)), (1, 1, 0, 0));
+    assert_eq!(turn(answer(Completion::Body, id, 1, 0)), (1, 0, 0, 0));
+    assert_eq!(turn(last_word(id)), (1, 0, 1, 0));
+}
