@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use simd_json::prelude::*;
 
@@ -93,6 +93,16 @@ impl Iterator for Plan {
 struct Waits(Vec<Duration>);
 
 impl Waits {
+    /// Says which were late, so that they can be told from what else the machine did at that moment.
+    fn note(&mut self, wait: Duration, step: u64) {
+        if wait > PROMPT {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let now = now.map_or(0, |since| since.as_secs());
+            println!("killed at step {step}: answered after {wait:?}, at {now} s of Unix time");
+        }
+        self.0.push(wait);
+    }
+
     fn report(mut self, what: &str) -> Duration {
         self.0.sort();
         let count = self.0.len();
@@ -220,7 +230,7 @@ fn kill_workers(test: &str, every: bool) {
                 200 => answered += 1,
                 _ => {
                     refused += 1;
-                    waits.0.push(killed.elapsed());
+                    waits.note(killed.elapsed(), number);
                 }
             }
         }
