@@ -12,28 +12,13 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use slotway::message::{Method, Params};
 use slotway::route::{Lookup, Pattern, RouteTable, RouteTableBuilder};
 
-use routes::{CROWDED, USUAL};
+use routes::{CROWDED, USUAL, service};
 
 /// Routes of one service; the tables hold as many services as make up their size.
 const PER_SERVICE: usize = USUAL.len();
 /// Different paths looked up in turn, so that neither the branch predictor nor the first-level
 /// cache knows the one path by heart. A power of two.
 const PATHS: usize = 256;
-
-const NOUNS: [&str; 8] = [
-    "accounts",
-    "billing",
-    "catalog",
-    "devices",
-    "events-log",
-    "forms",
-    "geo",
-    "identity",
-];
-
-fn service(index: usize) -> String {
-    format!("/{}-{index}", NOUNS[index % NOUNS.len()])
-}
 
 fn patterns(count: usize, of_service: &[&str]) -> Vec<Pattern> {
     (0..count / PER_SERVICE)

@@ -15,7 +15,7 @@ use slotway::shm::codec::{
 use crate::browser::BROWSER;
 use crate::heads::{SMALL, WORKER_FIELDS};
 use crate::hub_path::HubPath;
-use crate::routes::{CROWDED, USUAL};
+use crate::routes::{CROWDED, USUAL, service};
 
 /// Of the route tables' hash: a random one changes the counts.
 pub const SEED: u64 = 0x5107_3a17;
@@ -26,7 +26,7 @@ type Turn = Box<dyn FnMut(bool)>;
 /// A path's name, and what makes it ready.
 type Path = (&'static str, fn() -> Turn);
 
-const PATHS: [Path; 16] = [
+const PATHS: [Path; 18] = [
     ("http_parse_small", || http_parse(SMALL)),
     ("http_parse_browser", || http_parse(BROWSER)),
     ("route_match_10_literal", || {
@@ -53,6 +53,10 @@ const PATHS: [Path; 16] = [
     ("route_match_10000_parameters", || {
         route_match(2000, &USUAL, DEEP)
     }),
+    // The same paths in both tables: what more routes cost. Two services are told apart by their first
+    // byte, two thousand by their whole name.
+    ("route_match_10_same_paths", || same_paths(2)),
+    ("route_match_10000_same_paths", || same_paths(2000)),
     ("slot_codec_encode", slot_codec_encode),
     ("slot_codec_decode", slot_codec_decode),
     ("response_head_new", || response_head(&WORKER_FIELDS)),
@@ -104,23 +108,32 @@ fn http_parse(bytes: &'static str) -> Turn {
     })
 }
 
-/// These routes for each of so many services.
-fn table(services: usize, routes: &[&str]) -> RouteTable<usize> {
+/// These routes below each of these paths.
+fn table(services: impl Iterator<Item = String>, routes: &[&str]) -> RouteTable<usize> {
     let mut builder = RouteTableBuilder::with_seed(SEED);
-    for service in 0..services {
+    for (number, service) in services.enumerate() {
         for rest in routes {
-            let pattern = Pattern::parse(&format!("/service-{service}/{rest}")).unwrap();
-            builder.insert(Method::Get, &pattern, service).unwrap();
+            let pattern = Pattern::parse(&format!("{service}/{rest}")).unwrap();
+            builder.insert(Method::Get, &pattern, number).unwrap();
         }
     }
     builder.build()
 }
 
+/// Services that all begin alike.
 fn route_match(services: usize, routes: &[&str], rest: &str) -> Turn {
-    let table = table(services, routes);
-    let paths: Vec<String> = (0..64)
-        .map(|i| format!("/service-{}/{rest}", i * 31 % services))
-        .collect();
+    let service = |number: usize| format!("/service-{number}");
+    let paths = (0..64).map(|i| format!("{}/{rest}", service(i * 31 % services)));
+    lookup(table((0..services).map(service), routes), paths.collect())
+}
+
+/// Only paths of the first two of so many services.
+fn same_paths(services: usize) -> Turn {
+    let paths = (0..64).map(|i| format!("{}/status", service(i % 2)));
+    lookup(table((0..services).map(service), &USUAL), paths.collect())
+}
+
+fn lookup(table: RouteTable<usize>, paths: Vec<String>) -> Turn {
     let mut params = Params::default();
     let mut next = 0;
     Box::new(move |counts| {

@@ -17,3 +17,20 @@ pub const CROWDED: [&str; 5] = [
     "items/{id}",
     "items/{id}/parts",
 ];
+
+const NOUNS: [&str; 8] = [
+    "accounts",
+    "billing",
+    "catalog",
+    "devices",
+    "events-log",
+    "forms",
+    "geo",
+    "identity",
+];
+
+/// Path of the service with this number. The first eight begin differently, those after them like one
+/// of these.
+pub fn service(number: usize) -> String {
+    format!("/{}-{number}", NOUNS[number % NOUNS.len()])
+}

@@ -6,16 +6,16 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use super::methods::MethodSet;
-use super::node::{Endpoint, Literals, NONE, Node, Ways, first_bit, first_byte};
+use super::node::{Endpoint, Literals, NONE, Node, Ways, first_bit};
 use super::pattern::{Pattern, PatternSegment};
 use super::places::Places;
-use super::segment::{SPREAD, last_word, mix, scan};
+use super::segment::{Keys, Segment, first_byte, last_word, scan};
 use super::table::{Route, RouteTable};
 use super::tree::Tree;
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
 
-/// Most bytes of pattern in one table, so that every index into it fits 32 bits: a byte makes two
+/// Most bytes of pattern in one table, so that every index into it fits 32 bits: a byte makes three
 /// nodes at most, empty places included.
 const MAX_TEXT: usize = 1 << 30;
 
@@ -27,7 +27,7 @@ pub struct RouteTableBuilder<T> {
     routes: Vec<(Method, Pattern, T)>,
     text_len: usize,
     /// Under which labels are hashed.
-    key: u64,
+    keys: Keys,
 }
 
 /// Why a route was not added. The table is as it was before.
@@ -90,7 +90,7 @@ impl<T> RouteTableBuilder<T> {
             }],
             routes: Vec::new(),
             text_len: 0,
-            key: mix(seed ^ SPREAD, !SPREAD),
+            keys: Keys::new(seed),
         }
     }
 
@@ -163,7 +163,7 @@ impl<T> RouteTableBuilder<T> {
             nodes: Vec::with_capacity(self.branches.len()),
             labels: Vec::with_capacity(self.text_len),
             order: Vec::with_capacity(self.routes.len()),
-            key: self.key,
+            keys: self.keys,
         };
         layout.place_all(&mut self.branches);
 
@@ -187,7 +187,7 @@ impl<T> RouteTableBuilder<T> {
         let tree = Tree {
             nodes: layout.nodes.into(),
             labels: layout.labels.into(),
-            key: self.key,
+            keys: self.keys,
         };
         RouteTable::new(tree, targets, routes.into(), trails)
     }
@@ -302,6 +302,8 @@ struct Waiting {
     id: u32,
     /// The literal that leads to it; the root and parameters have none.
     label: Option<Box<[u8]>>,
+    /// Whether it stands in a hashed block.
+    is_hashed: bool,
 }
 
 /// How the literal children of a node stand side by side.
@@ -313,13 +315,15 @@ struct Block {
     of_child: Vec<u32>,
     /// If they are listed.
     places: Places,
+    /// If they are hashed: how many bits of the hash do not say the place.
+    hash_shift: u32,
     /// If they are hashed: what their labels begin with.
     firsts: u64,
 }
 
 impl Block {
     /// For children with these labels.
-    fn of<'a>(labels: impl ExactSizeIterator<Item = &'a [u8]> + Clone, key: u64) -> Block {
+    fn of<'a>(labels: impl ExactSizeIterator<Item = &'a [u8]> + Clone, keys: &Keys) -> Block {
         let count = labels.len();
         let firsts: Vec<u8> = labels
             .clone()
@@ -331,6 +335,7 @@ impl Block {
                 len: places.len(),
                 of_child: firsts.iter().map(|first| places.place(*first)).collect(),
                 places,
+                hash_shift: 0,
                 firsts: 0,
             };
         }
@@ -340,31 +345,46 @@ impl Block {
                 len: 0,
                 of_child: Vec::new(),
                 places: Places::ONE,
+                hash_shift: 0,
                 firsts: 0,
             };
         }
-        // Open addressing with linear probing, at most half full.
-        let len = (2 * count).next_power_of_two();
-        let mut is_taken = vec![false; len];
+        // Open addressing with linear probing, at most half full. Who is pushed over the end of the
+        // places that a hash can say stands behind them, so that no search has to begin anew.
+        let hash_bits = (2 * count).next_power_of_two().trailing_zeros();
+        let hash_shift = u64::BITS - hash_bits;
+        let mut is_taken = vec![false; 1 << hash_bits];
         let of_child = labels
             .clone()
             .map(|label| {
-                let mut place = scan(label, 0, key).hash as usize & (len - 1);
+                let mut place = (words(label, keys).hash >> hash_shift) as usize;
                 while is_taken[place] {
-                    place = (place + 1) & (len - 1);
+                    place += 1;
                 }
                 is_taken[place] = true;
+                // Behind the last child there is a hole in any case.
+                if place + 1 == is_taken.len() {
+                    is_taken.push(false);
+                }
                 place as u32
             })
             .collect();
         Block {
             kind: Literals::Hashed,
-            len: len as u32,
+            len: is_taken.len() as u32,
             of_child,
             places: Places::ONE,
-            firsts: labels.fold(0, |firsts, label| firsts | first_bit(label.first())),
+            hash_shift,
+            firsts: labels.fold(0, |firsts, label| {
+                firsts | first_bit(first_byte(label.first()))
+            }),
         }
     }
+}
+
+/// A label as a search sees it that comes to the segment which is it.
+fn words(label: &[u8], keys: &Keys) -> Segment {
+    scan(label, 0, keys, |_| true).expect("a label begins as it begins")
 }
 
 /// The arrays of a tree as they are filled.
@@ -373,7 +393,7 @@ struct Layout {
     labels: Vec<u8>,
     /// Routes in the order of their targets.
     order: Vec<u32>,
-    key: u64,
+    keys: Keys,
 }
 
 impl Layout {
@@ -384,6 +404,7 @@ impl Layout {
             branch: 0,
             id: 0,
             label: None,
+            is_hashed: false,
         }];
         while let Some(at) = waiting.pop() {
             let label = at.label.as_deref().unwrap_or(&[]);
@@ -397,9 +418,10 @@ impl Layout {
             }
             let tail_len = self.labels.len() - label_at - label.len();
 
+            let words = words(label, &self.keys);
             let branch = &mut branches[last];
             let literals = std::mem::take(&mut branch.literals);
-            let block = Block::of(literals.keys().map(|label| &**label), self.key);
+            let block = Block::of(literals.keys().map(|label| &**label), &self.keys);
             let first = self.nodes.len() as u32;
             let after_block = first + block.len;
             let param = branch.param.map_or(NONE, |_| after_block);
@@ -407,13 +429,17 @@ impl Layout {
             let rest = self.endpoint(&mut branch.rest);
             self.nodes[at.id as usize] = Node {
                 firsts: block.firsts,
-                head: scan(label, 0, 0).head,
-                last: last_word(label),
+                head: words.head,
+                more: if at.is_hashed {
+                    words.second
+                } else {
+                    last_word(label)
+                },
                 label: label_at as u32,
                 label_len: label.len() as u16,
                 tail_len: tail_len as u16,
                 literal: first,
-                hash_mask: block.len.saturating_sub(1),
+                hash_shift: block.hash_shift,
                 param,
                 ways: Ways::of(block.kind, param != NONE, !rest.methods.is_empty()),
                 places: block.places,
@@ -425,12 +451,14 @@ impl Layout {
                 branch,
                 id: after_block,
                 label: None,
+                is_hashed: false,
             }));
             for ((label, branch), place) in literals.into_iter().zip(block.of_child) {
                 waiting.push(Waiting {
                     branch,
                     id: first + place,
                     label: Some(label),
+                    is_hashed: matches!(block.kind, Literals::Hashed),
                 });
             }
             let end = after_block as usize + usize::from(branch.param.is_some());
@@ -476,3 +504,45 @@ impl fmt::Display for InsertError {
 }
 
 impl std::error::Error for InsertError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names of which there are many at once.
+    fn families(count: usize) -> [Vec<String>; 6] {
+        let names = |name: &dyn Fn(usize) -> String| (0..count).map(name).collect();
+        [
+            names(&|i| format!("service-{i}")),
+            names(&|i| format!("{i}-service")),
+            names(&|i| format!("{i:08x}")),
+            names(&|i| format!("tenant-{}-{}", i / 64, i % 64)),
+            names(&|i| format!("a-name-of-its-own-{i}")),
+            names(&|i| format!("20{:02}-{:02}-{:02}", i / 372, i / 31 % 12, i % 31)),
+        ]
+    }
+
+    #[test]
+    fn hashed_children_stand_where_their_hash_says_or_close_behind() {
+        for count in [20, 300, 4000] {
+            for (family, labels) in families(count).into_iter().enumerate() {
+                let mut pushed = Vec::new();
+                for seed in 0..20 {
+                    let keys = Keys::new(seed);
+                    let block = Block::of(labels.iter().map(|label| label.as_bytes()), &keys);
+                    assert!(matches!(block.kind, Literals::Hashed));
+                    assert!(block.of_child.iter().all(|place| place + 1 < block.len));
+                    for (label, place) in labels.iter().zip(block.of_child) {
+                        let hash = words(label.as_bytes(), &keys).hash;
+                        pushed.push(u64::from(place) - (hash >> block.hash_shift));
+                    }
+                }
+                let mean = pushed.iter().sum::<u64>() as f64 / pushed.len() as f64;
+                let most = pushed.iter().max().unwrap();
+                // Half full and hashed at random it would be 0.5.
+                let told = format!("{count} of family {family}: mean {mean}, most {most}");
+                assert!(mean < 0.65 && *most < 64, "{told}");
+            }
+        }
+    }
+}

@@ -76,19 +76,21 @@ pub(super) struct Node {
     /// What the labels of hashed children begin with, a set as [`first_bit`] counts, which spares
     /// most misses the hashing. Empty for any other node.
     pub firsts: u64,
-    /// First eight bytes of the literal segment that leads here, zero where it is shorter.
+    /// First eight bytes of the literal segment that leads here. If there are fewer, a slash follows,
+    /// then zeros.
     pub head: u64,
-    /// Its last eight bytes, zero if it is shorter. With `head` they are all of most segments,
-    /// which spares the look at the labels.
-    pub last: u64,
+    /// Eight bytes more of it, which with `head` are all of most segments and spare the look at the
+    /// labels: of a listed child the last ones, zero if it is shorter; of a hashed one those that
+    /// follow, as in a [`Segment`](super::segment::Segment).
+    pub more: u64,
     /// Where that segment, and right after it the tail, stand in the labels.
     pub label: u32,
     pub label_len: u16,
     pub tail_len: u16,
     /// The first of the block of literal children, if there are any.
     pub literal: u32,
-    /// Places in the block of literal children, a power of two, less one.
-    pub hash_mask: u32,
+    /// How many bits of the hash of a label do not say where in the block its child stands.
+    pub hash_shift: u32,
     /// The child behind a parameter, or [`NONE`].
     pub param: u32,
     /// Routes that end here.
@@ -108,12 +110,12 @@ impl Node {
     pub(super) const EMPTY: Node = Node {
         firsts: 0,
         head: 0,
-        last: 0,
+        more: 0,
         label: 0,
         label_len: 0,
         tail_len: 0,
         literal: 0,
-        hash_mask: 0,
+        hash_shift: 0,
         param: NONE,
         here: Endpoint::NONE,
         rest: Endpoint::NONE,
@@ -130,6 +132,19 @@ impl Node {
         ..Node::EMPTY
     };
 
+    /// Whether this hashed child's label begins with these words of a segment. If it is short they are
+    /// all of it.
+    #[inline(always)]
+    pub(super) fn has_words(&self, head: u64, second: u64) -> bool {
+        self.head == head && self.more == second
+    }
+
+    /// Whether two words of a segment hold all of this label.
+    #[inline(always)]
+    pub(super) fn is_short(&self) -> bool {
+        usize::from(self.label_len) < 2 * size_of::<u64>()
+    }
+
     /// Whether no child stands here.
     #[inline(always)]
     pub(super) fn is_hole(&self) -> bool {
@@ -144,14 +159,8 @@ impl Endpoint {
     };
 }
 
-/// The bit that stands for a segment's first byte.
+/// The bit that stands for the first byte of a segment.
 #[inline(always)]
-pub(super) fn first_bit(first: Option<&u8>) -> u64 {
-    1 << (first_byte(first) & 63)
-}
-
-/// The first byte of a segment; an empty one has that of the slash after it.
-#[inline(always)]
-pub(super) fn first_byte(first: Option<&u8>) -> u8 {
-    *first.unwrap_or(&b'/')
+pub(super) fn first_bit(first: u8) -> u64 {
+    1 << (first & 63)
 }

@@ -10,53 +10,130 @@ const HIGH_BITS: u64 = u64::from_ne_bytes([0x80; WORD]);
 /// An odd multiplier with well-spread bits (2^64 divided by the golden ratio).
 pub(super) const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// One segment of a path as [`scan`] found it.
+/// One segment of a path as [`scan`] found it. No other segment of at most fifteen bytes has the same
+/// two words.
+///
+/// Where it ends is not told: whoever finds a label with these words knows how long that is.
 #[derive(Clone, Copy)]
 pub(super) struct Segment {
-    /// Index of the slash after it, or the length of the path.
-    pub end: usize,
-    /// Its first eight bytes, little-endian; missing ones are zero.
+    /// Its first eight bytes, little-endian. If there are fewer, a slash follows, then zeros.
     pub head: u64,
-    /// Keyed hash of its bytes. Segments that differ only in trailing NULs may share it.
+    /// The eight bytes after those, the same way; zero if `head` has the slash.
+    pub second: u64,
+    /// Keyed hash of all its bytes.
     pub hash: u64,
 }
 
-/// The segment of `path` that begins at `start`, hashed under `key`.
-///
-/// The hash hangs on nothing but the path, so that a processor can compute it ahead while it still
-/// waits for the node to which the segment before led.
+/// What segments are hashed under, so that nobody can choose some that meet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys {
+    head: u64,
+    second: u64,
+}
+
+impl Keys {
+    /// Keys that nobody knows who does not know the seed.
+    pub(super) fn new(seed: u64) -> Keys {
+        let head = mix(seed ^ SPREAD, !SPREAD);
+        let second = mix(head ^ SPREAD, !SPREAD);
+        Keys { head, second }
+    }
+}
+
+/// The segment of `path` that begins at `start`, hashed under `keys`. Nothing if `may_begin` says of
+/// its first byte, which may be the slash after it, that no such segment is looked for.
 #[inline(always)]
-pub(super) fn scan(path: &[u8], start: usize, key: u64) -> Segment {
-    let (head, mut len) = word_of_segment(path, start);
-    let mut end = start + len;
-    if len < WORD {
-        let hash = mix(key ^ head, SPREAD);
-        return Segment { end, head, hash };
+pub(super) fn scan(
+    path: &[u8],
+    start: usize,
+    keys: &Keys,
+    may_begin: impl Fn(u8) -> bool,
+) -> Option<Segment> {
+    let rest = &path[start..];
+    let mut head = match rest.first_chunk() {
+        Some(word) => u64::from_le_bytes(*word),
+        None if !may_begin(first_byte(rest.first())) => return None,
+        None => end_word(path, rest.len()),
+    };
+    if !may_begin(head as u8) {
+        return None;
     }
-    let (second, more) = word_of_segment(path, end);
-    let mut hash = mix(key ^ head, SPREAD ^ second);
-    end += more;
-    len = more;
-    while len == WORD {
-        let (word, more) = word_of_segment(path, end);
-        hash = mix(hash ^ word, SPREAD);
-        end += more;
-        len = more;
+    let (mut second, mut hash) = (0, 0);
+    let hits = slashes(head);
+    if hits != 0 {
+        head = up_to_hit(head, hits);
+    } else {
+        second = match rest.first_chunk::<{ 2 * WORD }>() {
+            Some(words) => last_word(words),
+            None => end_word(path, rest.len() - WORD),
+        };
+        let hits = slashes(second);
+        if hits != 0 {
+            second = up_to_hit(second, hits);
+        } else {
+            hash = hash_from(path, start + 2 * WORD, keys);
+        }
     }
-    Segment { end, head, hash }
+    // One multiplication, for which the next step of a search waits.
+    hash ^= mix(head ^ keys.head, second ^ keys.second);
+    Some(Segment { head, second, hash })
+}
+
+/// Hash of what a segment holds from `at` on.
+#[cold]
+#[inline(never)]
+fn hash_from(path: &[u8], mut at: usize, keys: &Keys) -> u64 {
+    let mut hash = keys.head;
+    loop {
+        let rest = &path[at..];
+        let word = match rest.first_chunk() {
+            Some(word) => u64::from_le_bytes(*word),
+            None => end_word(path, rest.len()),
+        };
+        let hits = slashes(word);
+        if hits != 0 {
+            return mix(hash ^ up_to_hit(word, hits), keys.second);
+        }
+        hash = mix(hash ^ word, keys.second);
+        at += WORD;
+    }
 }
 
 /// Index of the first slash of `path` at or after `start`, or the length of the path.
 #[inline(always)]
 pub(super) fn end_of(path: &[u8], start: usize) -> usize {
-    let mut end = start;
+    end_in_word(path, start)
+        .or_else(|| end_in_word(path, start + WORD))
+        .unwrap_or_else(|| end_from(path, start + 2 * WORD))
+}
+
+/// The same for what has not ended after two words.
+// A loop where it is used would have the compiler keep registers for it that the search needs.
+#[cold]
+#[inline(never)]
+fn end_from(path: &[u8], mut at: usize) -> usize {
     loop {
-        let (_, len) = word_of_segment(path, end);
-        end += len;
-        if len < WORD {
+        if let Some(end) = end_in_word(path, at) {
             return end;
         }
+        at += WORD;
     }
+}
+
+/// The same, if it is at most a word away.
+#[inline(always)]
+fn end_in_word(path: &[u8], at: usize) -> Option<usize> {
+    let hits = slashes(load(path, at));
+    if hits != 0 {
+        return Some(at + hits.trailing_zeros() as usize / 8);
+    }
+    (path.len() - at <= WORD).then_some(path.len())
+}
+
+/// The first byte of a segment; an empty one has that of the slash after it.
+#[inline(always)]
+pub(super) fn first_byte(first: Option<&u8>) -> u8 {
+    *first.unwrap_or(&b'/')
 }
 
 /// Whether two slices of the same length hold the same bytes. Made for short ones: overlapping
@@ -101,26 +178,31 @@ pub(super) fn last_word(bytes: &[u8]) -> u64 {
         .map_or(0, |word| u64::from_le_bytes(*word))
 }
 
-/// The next bytes of the segment at `at`, at most a word, zero-padded, and how many they are.
-/// Fewer than a word means that the segment ends there.
+/// The high bit of each byte of a word that is a slash. Above the lowest one, which is exact, a borrow
+/// can make others up, but only in bytes whose high bit is not set.
 #[inline(always)]
-fn word_of_segment(path: &[u8], at: usize) -> (u64, usize) {
-    let word = load(path, at);
-    let hits = zero_bytes(word ^ SLASHES);
-    if hits != 0 {
-        // Every bit up to the hit, less the eight of the slash itself.
-        let before = (hits ^ (hits - 1)) >> 8;
-        (word & before, hits.trailing_zeros() as usize / 8)
-    } else {
-        (word, (path.len() - at).min(WORD))
-    }
+const fn slashes(word: u64) -> u64 {
+    (word ^ SLASHES).wrapping_sub(LOW_BITS) & !word & HIGH_BITS
 }
 
-/// The high bit of each zero byte of a word. Above the lowest hit, which is exact, a borrow can
-/// make others up.
+/// The bytes of a word up to its first slash, with that.
 #[inline(always)]
-const fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(LOW_BITS) & !word & HIGH_BITS
+const fn up_to_hit(word: u64, hits: u64) -> u64 {
+    // Every bit below the lowest hit; those of the hits above it are not set in the word, nor is the
+    // slash's own.
+    word & (hits - 1)
+}
+
+/// The last `len` bytes of a path, fewer than eight, and slashes after them, since the end of a path
+/// ends a segment as they do.
+// A call, since most segments that are scanned have others behind them.
+#[cold]
+#[inline(never)]
+fn end_word(path: &[u8], len: usize) -> u64 {
+    match len {
+        0 => SLASHES,
+        _ => load(path, path.len() - len) | SLASHES << (8 * len),
+    }
 }
 
 /// Up to eight bytes of `bytes` from `at` on, little-endian, zero where `bytes` has ended.
@@ -139,6 +221,7 @@ fn load(bytes: &[u8], at: usize) -> u64 {
 }
 
 /// The same for a path of fewer than eight bytes in all.
+#[cold]
 #[inline(never)]
 fn load_short(rest: &[u8]) -> u64 {
     rest.iter()
@@ -169,13 +252,21 @@ mod tests {
                         path.push(b'/');
                         path.extend(std::iter::repeat_n(b'y', after - 1));
                     }
-                    let found = scan(&path, before, 7);
-                    let alone = scan(&bare, 0, 7);
-                    assert_eq!(found.end, before + len);
+                    let keys = Keys::new(7);
+                    let found = scan(&path, before, &keys, |_| true).unwrap();
+                    let alone = scan(&bare, 0, &keys, |_| true).unwrap();
                     assert_eq!(end_of(&path, before), before + len);
                     assert_eq!(found.hash, alone.hash);
-                    assert_eq!(found.head, alone.head);
-                    assert_ne!(found.hash, scan(&path, before, 8).hash);
+                    assert_eq!((found.head, found.second), (alone.head, alone.second));
+                    let mut words = bare.clone();
+                    words.push(b'/');
+                    words.resize(words.len().max(16), 0);
+                    assert_eq!(found.head.to_le_bytes(), words[..8]);
+                    assert_eq!(found.second.to_le_bytes(), words[8..16]);
+                    let other = scan(&path, before, &Keys::new(8), |_| true).unwrap();
+                    assert_ne!(found.hash, other.hash);
+                    let first = bare.first().copied().unwrap_or(b'/');
+                    assert!(scan(&path, before, &keys, |byte| byte != first).is_none());
                     assert!(are_equal(&path[before..before + len], &bare));
                     let part = &path[before..before + len];
                     assert!(len >= 8 || is_short_word(part, found.head));
@@ -186,6 +277,10 @@ mod tests {
                         other[i] ^= 0x80;
                         assert!(!are_equal(&bare, &other));
                         assert!(len >= 8 || !is_short_word(&other, found.head));
+                        let seen = scan(&other, 0, &keys, |_| true).unwrap();
+                        assert_ne!(found.hash, seen.hash);
+                        assert_eq!(found.head != seen.head, i < 8);
+                        assert_eq!(found.second != seen.second, (8..16).contains(&i));
                         let is_last = len >= 8 && i + 8 >= len;
                         assert_eq!(last_word(&bare) != last_word(&other), is_last);
                     }
@@ -204,6 +299,12 @@ mod tests {
                 path[15 - at] = if byte == b'/' { b'/' } else { b'.' };
                 let expected = path.iter().position(|b| *b == b'/').unwrap_or(16);
                 assert_eq!(end_of(&path, 0), expected, "{path:?}");
+                let mut words = [0; 16];
+                let len = (expected + 1).min(16);
+                words[..len].copy_from_slice(&path[..len]);
+                let found = scan(&path, 0, &Keys::new(7), |_| true).unwrap();
+                assert_eq!(found.head.to_le_bytes(), words[..8], "{path:?}");
+                assert_eq!(found.second.to_le_bytes(), words[8..], "{path:?}");
             }
         }
     }

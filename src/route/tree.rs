@@ -2,8 +2,8 @@
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
-use super::node::{Endpoint, NONE, Node, Ways, first_bit, first_byte};
-use super::segment::{Segment, are_equal, end_of, is_short_word, last_word, scan};
+use super::node::{Endpoint, NONE, Node, Ways, first_bit};
+use super::segment::{Keys, are_equal, end_of, first_byte, is_short_word, last_word, scan};
 use crate::message::{Method, Params, Span};
 
 /// Every node and label of a route table. Node 0 is the root.
@@ -12,7 +12,7 @@ pub(super) struct Tree {
     pub nodes: Box<[Node]>,
     pub labels: Box<[u8]>,
     /// Under which the labels of hashed children are hashed.
-    pub key: u64,
+    pub keys: Keys,
 }
 
 /// Where a way down ended that had no choice.
@@ -200,27 +200,51 @@ impl Tree {
         is_label.then_some(child)
     }
 
-    /// The literal child of a hashed block whose label is the segment at `start`. A block has at least
-    /// as many holes as children, so the way to the next hole is short.
+    /// The literal child of a hashed block whose label is the segment at `start`.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn hashed_child(&self, parent: &Node, path: &[u8], start: usize) -> Option<Child<'_>> {
-        if parent.firsts & first_bit(path.get(start)) == 0 {
-            return None;
-        }
-        let Segment { end, head, hash } = scan(path, start, self.key);
-        let mut place = hash as u32;
+        let may_begin = |first| parent.firsts & first_bit(first) != 0;
+        let segment = scan(path, start, &self.keys, may_begin)?;
+        let place = parent.literal + (segment.hash >> parent.hash_shift) as u32;
+        // Most children stand in the first place where they can.
+        let node = &self.nodes[place as usize];
+        let child = if node.has_words(segment.head, segment.second) && node.is_short() {
+            let end = start + usize::from(node.label_len);
+            Child { node, end }
+        } else {
+            self.probe(place, path, start, segment.head, segment.second)?
+        };
+        // Always so; where it is said once, the compiler need not ask again at each later step.
+        (child.end <= path.len()).then_some(child)
+    }
+
+    /// The same, if it stands at this place or behind it. A block has at least as many holes as
+    /// children and ends with one, so the way to the next hole is short.
+    #[inline(never)]
+    fn probe(
+        &self,
+        mut place: u32,
+        path: &[u8],
+        start: usize,
+        head: u64,
+        second: u64,
+    ) -> Option<Child<'_>> {
         loop {
-            let child = self.child(parent.literal + (place & parent.hash_mask), end);
-            if child.node.head == head
-                && usize::from(child.node.label_len) == end - start
-                && self.is_label_after_head(child.node, &path[start..end])
-            {
+            let mut child = self.child(place, start);
+            let node = child.node;
+            child.end += usize::from(node.label_len);
+            // Of a long one the words are only the beginning, and the label may be one as well.
+            let is_label = node.has_words(head, second)
+                && (node.is_short()
+                    || (path.get(start..child.end) == Some(self.label(node))
+                        && first_byte(path.get(child.end)) == b'/'));
+            if is_label {
                 return Some(child);
             }
-            if child.node.is_hole() {
+            if node.is_hole() {
                 return None;
             }
-            place = place.wrapping_add(1);
+            place += 1;
         }
     }
 
@@ -229,7 +253,7 @@ impl Tree {
     #[inline(always)]
     fn is_label_after_head(&self, node: &Node, part: &[u8]) -> bool {
         part.len() <= 8
-            || (last_word(part) == node.last && (part.len() <= 16 || part == self.label(node)))
+            || (last_word(part) == node.more && (part.len() <= 16 || part == self.label(node)))
     }
 
     /// The literal segment that leads to a node.
