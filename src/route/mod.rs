@@ -15,7 +15,9 @@
 //! Only patterns that have the method take part, so `POST /a/b` reaches `POST /a/{x}` although
 //! `GET /a/b` is the better match for the path alone.
 
+mod branch;
 mod builder;
+mod layout;
 mod methods;
 #[cfg(any(test, fuzzing))]
 pub mod naive;
