@@ -7,7 +7,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use super::branch::{Branch, Entry};
 use super::layout::lay_out;
 use super::pattern::{Pattern, PatternSegment};
-use super::segment::Keys;
 use super::table::{Route, RouteTable};
 use crate::limits::MAX_ROUTE_TRAILS;
 use crate::message::Method;
@@ -23,8 +22,8 @@ pub struct RouteTableBuilder<T> {
     /// In the order of registration.
     routes: Vec<(Method, Pattern, T)>,
     text_len: usize,
-    /// Under which labels are hashed.
-    keys: Keys,
+    /// Of the keys under which labels are hashed.
+    seed: u64,
 }
 
 /// Why a route was not added. The table is as it was before.
@@ -65,7 +64,7 @@ impl<T> RouteTableBuilder<T> {
             }],
             routes: Vec::new(),
             text_len: 0,
-            keys: Keys::new(seed),
+            seed,
         }
     }
 
@@ -134,7 +133,7 @@ impl<T> RouteTableBuilder<T> {
     /// Lays the routes out as a table.
     pub fn build(self) -> RouteTable<T> {
         let trails = self.branches[0].trails;
-        let (tree, order) = lay_out(self.branches, self.keys);
+        let (tree, order) = lay_out(self.branches, self.seed);
 
         // The targets of one endpoint stand side by side; what is listed keeps its order.
         let mut place_of = vec![0; self.routes.len()];

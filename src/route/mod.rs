@@ -15,6 +15,7 @@
 //! Only patterns that have the method take part, so `POST /a/b` reaches `POST /a/{x}` although
 //! `GET /a/b` is the better match for the path alone.
 
+mod block;
 mod branch;
 mod builder;
 mod layout;

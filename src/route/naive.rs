@@ -183,7 +183,7 @@ pub fn check(input: &[u8]) {
 
 /// Few and alike, so that random routes and paths meet. Some share their first eight or sixteen
 /// bytes, which is where comparing by words could go wrong.
-const LITERALS: [&str; 14] = [
+const LITERALS: [&str; 16] = [
     "a",
     "b",
     "ab",
@@ -198,6 +198,9 @@ const LITERALS: [&str; 14] = [
     "sixteen-bytes-it-is",
     "sixteen-bytes-it-iS",
     "a-label-of-more-than-twenty-four-bytes",
+    // Where a set of first bytes has a bit for 64, a NUL may begin a label too.
+    "@a",
+    "@b",
 ];
 
 struct Input<'a> {

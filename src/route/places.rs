@@ -1,5 +1,5 @@
 //! Where in its block a listed child stands: a perfect hash of the first byte of its label, chosen
-//! when the table is laid out. Only arithmetic; the blocks are the builder's.
+//! when the table is laid out. Only arithmetic; what stands in a block is decided elsewhere.
 
 /// A hash of one byte under which no two children of a block meet. A search computes the only place
 /// where the child can be, and needs no list of those that are there; between the byte and the

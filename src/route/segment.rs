@@ -75,7 +75,7 @@ pub(super) fn scan(
         }
     }
     // One multiplication, for which the next step of a search waits.
-    hash ^= mix(head ^ keys.head, second ^ keys.second);
+    hash ^= mix(head ^ keys.head, second ^ SPREAD);
     Some(Segment { head, second, hash })
 }
 

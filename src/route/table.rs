@@ -398,6 +398,38 @@ mod tests {
     }
 
     #[test]
+    fn padding_is_not_taken_for_a_hole_or_a_label() {
+        let labels = [
+            "@a",
+            "@b",
+            "@-bytes",
+            "@-sixteen-bytes-",
+            "@-seventeen-bytes",
+        ];
+        let texts = labels.map(|label| format!("/{label}"));
+        for seed in 0..100 {
+            let mut builder = RouteTableBuilder::with_seed(seed);
+            for text in &texts {
+                builder
+                    .insert(Method::Get, &Pattern::parse(text).unwrap(), ())
+                    .unwrap();
+            }
+            let table = builder.build();
+            for begin in labels.iter().copied().chain(["", "@"]) {
+                for nuls in 0..40 {
+                    for rest in ["", "/", "/@a"] {
+                        let path = format!("/{begin}{}{rest}", "\0".repeat(nuls));
+                        let found =
+                            table.lookup(Method::Get, path.as_bytes(), 0, &mut Params::default());
+                        let expected = texts.contains(&path);
+                        assert_eq!(found != Lookup::NotFound, expected, "{path:?}, seed {seed}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
     fn many_children_are_each_found_and_no_others() {
         // Small blocks under many keys, so that children stand in a row past the end of some.
         let small = (2..40).flat_map(|count| (0..40).map(move |seed| (count, seed)));

@@ -1,4 +1,4 @@
-//! The tree that the table walks: flat arrays, laid out once by the builder. It never allocates and
+//! The tree that the table walks: flat arrays, laid out once, before any search. It never allocates and
 //! never writes during a search, and knows methods only as bits.
 
 use super::methods::MethodSet;
@@ -236,7 +236,9 @@ impl Tree {
             // Of a long one the words are only the beginning, and the label may be one as well.
             let is_label = node.has_words(head, second)
                 && (node.is_short()
-                    || (path.get(start..child.end) == Some(self.label(node))
+                    || (path
+                        .get(start..child.end)
+                        .is_some_and(|part| part == self.label(node))
                         && first_byte(path.get(child.end)) == b'/'));
             if is_label {
                 return Some(child);
