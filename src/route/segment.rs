@@ -224,9 +224,14 @@ fn load(bytes: &[u8], at: usize) -> u64 {
 #[cold]
 #[inline(never)]
 fn load_short(rest: &[u8]) -> u64 {
-    rest.iter()
-        .rev()
-        .fold(0, |word, byte| word << 8 | u64::from(*byte))
+    let len = rest.len();
+    if let (Some(first), Some(last)) = (rest.first_chunk(), rest.last_chunk()) {
+        let last = u64::from(u32::from_le_bytes(*last));
+        return u64::from(u32::from_le_bytes(*first)) | last << (8 * (len - 4));
+    }
+    // At most three bytes: the first, the middle and the last are all of them.
+    let byte = |at: usize| rest.get(at).map_or(0, |byte| u64::from(*byte) << (8 * at));
+    byte(0) | byte(len / 2) | byte(len.saturating_sub(1))
 }
 
 /// Folds the 128-bit product, so that every input bit reaches the low and the high half.
