@@ -193,4 +193,24 @@ mod tests {
             }
         }
     }
+
+    /// What a worker could choose that knows how labels are hashed, but not the keys: all of them with the
+    /// same second eight bytes, which would leave but a few bits of the first eight in a product.
+    #[test]
+    fn labels_that_are_chosen_to_meet_do_not() {
+        let mut branch = Branch::default();
+        for b0 in *b"!)19AIQYaiqy" {
+            for b1 in b'a'..=b'o' {
+                for (b3, b5) in b"acegikmo".iter().zip(b"hijklmno") {
+                    let label = [&[b0, b1, b'a', *b3, b'a', *b5], &b"aa5~J~9y7~"[..]].concat();
+                    branch.literals.insert(label.into(), 0);
+                }
+            }
+        }
+        let branches = [branch];
+        for seed in 0..10 {
+            let block = branches[0].block(&choose_keys(&branches, seed));
+            assert!(block.is_even(), "seed {seed}");
+        }
+    }
 }

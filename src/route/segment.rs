@@ -1,6 +1,8 @@
 //! Finds the end of a path segment, hashes and compares it, eight bytes at a time. It never reads
 //! outside the slices it is given and knows nothing of routes.
 
+use crate::limits::MAX_PATTERN;
+
 /// Bytes read at a time.
 const WORD: usize = size_of::<u64>();
 const SLASHES: u64 = u64::from_ne_bytes([b'/'; WORD]);
@@ -27,8 +29,12 @@ pub(super) struct Segment {
 /// What segments are hashed under, so that nobody can choose some that meet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
+    /// For the first eight bytes,
     head: u64,
+    /// those after them,
     second: u64,
+    /// and all that follow.
+    rest: u64,
 }
 
 impl Keys {
@@ -36,7 +42,8 @@ impl Keys {
     pub(super) fn new(seed: u64) -> Keys {
         let head = mix(seed ^ SPREAD, !SPREAD);
         let second = mix(head ^ SPREAD, !SPREAD);
-        Keys { head, second }
+        let rest = mix(second ^ SPREAD, !SPREAD);
+        Keys { head, second, rest }
     }
 }
 
@@ -74,15 +81,18 @@ pub(super) fn scan(
             hash = hash_from(path, start + 2 * WORD, keys);
         }
     }
-    // One multiplication, for which the next step of a search waits.
-    hash ^= mix(head ^ keys.head, second ^ SPREAD);
+    // One multiplication, for which the next step of a search waits. Neither factor is known to who
+    // chooses labels: one with few bits set in the right places would keep the other out of the hash.
+    hash ^= mix(head ^ keys.head, second ^ keys.second);
     Some(Segment { head, second, hash })
 }
 
-/// Hash of what a segment holds from `at` on.
+/// Hash of what a segment holds from `at` on. Of one that is longer than any label, only the beginning
+/// counts: it is looked for once in each way that a search tries.
 #[cold]
 #[inline(never)]
 fn hash_from(path: &[u8], mut at: usize, keys: &Keys) -> u64 {
+    let path = &path[..path.len().min(at + MAX_PATTERN)];
     let mut hash = keys.head;
     loop {
         let rest = &path[at..];
@@ -92,9 +102,9 @@ fn hash_from(path: &[u8], mut at: usize, keys: &Keys) -> u64 {
         };
         let hits = slashes(word);
         if hits != 0 {
-            return mix(hash ^ up_to_hit(word, hits), keys.second);
+            return mix(hash ^ up_to_hit(word, hits), keys.rest);
         }
-        hash = mix(hash ^ word, keys.second);
+        hash = mix(hash ^ word, keys.rest);
         at += WORD;
     }
 }
