@@ -305,6 +305,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_longer_than_any_label_is_not_hashed_to_its_end() {
+        let keys = Keys::new(7);
+        let hash = |path: &[u8]| scan(path, 1, &keys, |_| true).unwrap().hash;
+        // A label stands behind a slash at the least.
+        let longest = [&b"/"[..], &[b'x'; MAX_PATTERN - 1]].concat();
+        for cut in 0..WORD {
+            let label = &longest[..longest.len() - cut];
+            assert_eq!(hash(label), hash(&[label, b"/more"].concat()));
+            assert_ne!(hash(label), hash(&[label, b"y"].concat()));
+            assert_ne!(hash(label), hash(&label[..label.len() - 1]));
+        }
+        let longer = |end: &[u8]| [&longest[..], &[b'x'; 2 * WORD + 1], end].concat();
+        assert_eq!(hash(&longer(b"y")), hash(&longer(&[b'z'; 8000])));
+    }
+
+    #[test]
     fn takes_only_a_slash_for_a_slash() {
         for byte in 0..=u8::MAX {
             for at in 0..16 {
