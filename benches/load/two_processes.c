@@ -1,4 +1,4 @@
-/* The least that a gateway with a worker process can do, as a floor for echoes of large bodies: two processes, shared
+/* A floor for echoes of large bodies through a gateway with a worker process: two processes, shared
  * memory, a ring and a bell each way. One receives a request into shared memory, the other copies its body into the
  * place of the answer, and the first sends that behind a head. Nothing is checked but where a request ends, nothing is
  * allocated, each connection has its places for good, and no route is looked for. With `in-place` the body is not
