@@ -126,9 +126,13 @@ pub fn check(input: &[u8]) {
     let mut builder = RouteTableBuilder::with_seed(u64::from(input.next()));
     let mut routes: Vec<(Method, Pattern)> = Vec::new();
     let many = if input.next() < 16 { 128 } else { 12 };
-    for _ in 0..1 + input.next() as usize % many {
-        let method = input.method();
-        let pattern = input.pattern();
+    let mut wanted: Vec<_> = (0..1 + input.next() as usize % many)
+        .map(|_| (input.method(), input.pattern()))
+        .collect();
+    if input.next() < 32 {
+        wanted.extend(input.crowd());
+    }
+    for (method, pattern) in wanted {
         match builder.insert(method, &pattern, routes.len()) {
             Ok(()) => routes.push((method, pattern)),
             Err(InsertError::Duplicate { method, first }) => {
@@ -182,8 +186,8 @@ pub fn check(input: &[u8]) {
 }
 
 /// Few and alike, so that random routes and paths meet. Some share their first eight or sixteen
-/// bytes, which is where comparing by words could go wrong.
-const LITERALS: [&str; 16] = [
+/// bytes, and some end just before or behind a word, which is where comparing by words could go wrong.
+const LITERALS: [&str; 20] = [
     "a",
     "b",
     "ab",
@@ -201,6 +205,23 @@ const LITERALS: [&str; 16] = [
     // Where a set of first bytes has a bit for 64, a NUL may begin a label too.
     "@a",
     "@b",
+    "seven-b",
+    "fifteen-bytes-i",
+    "sixteen-bytes-it-",
+    "twenty-four-bytes-it-is-",
+];
+
+/// Siblings that are told apart by a number in their middle: by where it begins, and by what follows it,
+/// it lies in a label's first word, in its second, across both, in its last, or in none of these.
+const FAMILIES: [(&str, &str); 8] = [
+    ("", ""),
+    ("", "-tail"),
+    ("item", ""),
+    ("across", "es"),
+    ("of-nine-b", "-and-a-tail"),
+    ("fourteen-bytes", ""),
+    ("sixteen-bytes-it", ""),
+    ("a-word-and-then-one-more-", "-and-a-tail"),
 ];
 
 struct Input<'a> {
@@ -219,13 +240,30 @@ impl Input<'_> {
         Method::from_u8(self.next() % 16).unwrap_or(Method::Get)
     }
 
+    /// One of 256 in each family.
+    fn sibling(&mut self) -> String {
+        let (before, behind) = FAMILIES[self.next() as usize % FAMILIES.len()];
+        format!("{before}{:03}{behind}", self.next())
+    }
+
+    /// As many siblings as make a search hash: a family, or the greater part of one.
+    fn crowd(&mut self) -> impl Iterator<Item = (Method, Pattern)> + use<> {
+        let parent = ["", "/a", "/{p}", "/sixteen-bytes-it"][self.next() as usize % 4];
+        let (before, behind) = FAMILIES[self.next() as usize % FAMILIES.len()];
+        (0..=self.next()).map(move |number| {
+            let text = format!("{parent}/{before}{number:03}{behind}");
+            let pattern = Pattern::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            (Method::Get, pattern)
+        })
+    }
+
     fn pattern(&mut self) -> Pattern {
         let mut text = String::new();
         for i in 0..1 + self.next() % 6 {
             let choice = self.next() as usize % 32;
             match LITERALS.get(choice) {
                 Some(literal) => text.push_str(&format!("/{literal}")),
-                None if choice < 18 => text.push_str(["/a", "/b"][choice % 2]),
+                None if choice < 22 => text.push_str(&format!("/{}", self.sibling())),
                 None if choice < 30 => text.push_str(&format!("/{{p{i}}}")),
                 None => {
                     text.push_str(&format!("/{{*p{i}}}"));
@@ -243,6 +281,7 @@ impl Input<'_> {
             path.extend_from_slice(b"/");
             match LITERALS.get(choice) {
                 Some(literal) => path.extend_from_slice(literal.as_bytes()),
+                None if choice < 24 => path.extend_from_slice(self.sibling().as_bytes()),
                 None if choice < 28 => path.push(b"ab"[choice % 2]),
                 // Arbitrary bytes, slashes and NULs included.
                 None => (0..self.next() % 20).for_each(|_| path.push(self.next())),
