@@ -2,9 +2,10 @@
  * memory, a ring and a bell each way. One receives a request into shared memory, the other copies its body into the
  * place of the answer, and the first sends that behind a head. Nothing is checked but where a request ends, nothing is
  * allocated, each connection has its places for good, and no route is looked for. With `in-place` the body is not
- * even copied: it is sent from where it was received.
+ * even copied: it is sent from where it was received. With `alone` there is no worker either: what is left is to
+ * receive and to send, which no server of HTTP can do without.
  *
- *     cc -O2 -o /tmp/two_processes benches/load/two_processes.c && /tmp/two_processes 3298 [copied|in-place]
+ *     cc -O2 -o /tmp/two_processes benches/load/two_processes.c && /tmp/two_processes 3298 [copied|in-place|alone]
  *
  * Serves 127.0.0.1 only, prints where, at most CONNECTIONS at a time and ROOM bytes of request. The worker ends with
  * the process that started it. */
@@ -50,7 +51,7 @@ struct connection {
 static struct { struct ring requests, answers; } *rings;
 static char *requests, *answers;
 static int worker_bell, hub_bell;
-static bool in_place;
+static bool in_place, alone;
 static struct connection connections[CONNECTIONS];
 static int of_descriptor[DESCRIPTORS]; /* its connection, counted from 1 */
 
@@ -132,7 +133,7 @@ static void send_rest(struct connection *it) {
     it->received = it->whole = it->sent = 0;
 }
 
-/* Returns whether a request is complete and with the worker. */
+/* Takes up to a whole request. Returns whether it is there. */
 static bool receive(struct connection *it) {
     char *place = requests + (size_t)(it - connections) * ROOM;
     while (it->whole == 0 || it->received < it->whole) {
@@ -147,7 +148,6 @@ static bool receive(struct connection *it) {
             if (strncasecmp(at, "\ncontent-length:", 16) == 0) it->whole += strtoul(at + 16, NULL, 10);
     }
     it->state = WAITING;
-    push(&rings->requests, (struct entry){it - connections, it->body, it->whole - it->body});
     return true;
 }
 
@@ -158,6 +158,16 @@ static void answer(const struct entry *entry) {
         "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: %u\r\n\r\n", entry->length);
     it->state = SENDING;
     send_rest(it);
+}
+
+/* Receives, and hands what is complete to the worker, or answers it without one. Returns whether the worker is asked. */
+static bool serve(struct connection *it) {
+    while (it->state == RECEIVING && receive(it)) {
+        struct entry entry = {it - connections, it->body, it->whole - it->body};
+        if (!alone) return push(&rings->requests, entry), true;
+        answer(&entry);
+    }
+    return false;
 }
 
 static void watch(int epoll, int fd, unsigned events) {
@@ -178,9 +188,10 @@ static void accept_one(int epoll, int listener) {
 
 int main(int count, char **arguments) {
     const char *way = count == 3 ? arguments[2] : "copied";
-    in_place = strcmp(way, "in-place") == 0;
+    alone = strcmp(way, "alone") == 0;
+    in_place = alone || strcmp(way, "in-place") == 0;
     if (count < 2 || count > 3 || (!in_place && strcmp(way, "copied") != 0)) {
-        fprintf(stderr, "usage: %s PORT [copied|in-place]\n", arguments[0]);
+        fprintf(stderr, "usage: %s PORT [copied|in-place|alone]\n", arguments[0]);
         return 2;
     }
     rings = shared(sizeof *rings);
@@ -197,7 +208,7 @@ int main(int count, char **arguments) {
     getsockname(listener, (struct sockaddr *)&address, &length);
     printf("127.0.0.1:%u\n", ntohs(address.sin_port));
     fflush(stdout);
-    pid_t worker = fork();
+    pid_t worker = alone ? 1 : fork();
     if (worker < 0) fail("fork");
     if (worker == 0) work();
     int epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -210,8 +221,7 @@ int main(int count, char **arguments) {
         while (pop(&rings->answers, &entry)) {
             answer(&entry);
             answered = true;
-            struct connection *it = &connections[entry.connection];
-            if (it->state == RECEIVING) asked |= receive(it);
+            asked |= serve(&connections[entry.connection]);
         }
         if (asked) call(&rings->requests, worker_bell);
         bool sleeps = !answered && may_sleep(&rings->answers);
@@ -224,7 +234,7 @@ int main(int count, char **arguments) {
             if (fd == listener || fd == hub_bell || of_descriptor[fd] == 0) continue;
             struct connection *it = &connections[of_descriptor[fd] - 1];
             if (it->state == SENDING) send_rest(it);
-            if (it->state == RECEIVING) asked |= receive(it);
+            asked |= serve(it);
         }
         if (asked) call(&rings->requests, worker_bell);
     }
