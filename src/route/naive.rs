@@ -122,15 +122,21 @@ fn match_one(pattern: &Pattern, path: &[u8]) -> Option<Match> {
 /// # Panics
 /// If they disagree; the message holds the routes and the request.
 pub fn check(input: &[u8]) {
-    let mut input = Input { bytes: input };
+    let mut input = Input {
+        bytes: input,
+        crowd: None,
+    };
     let mut builder = RouteTableBuilder::with_seed(u64::from(input.next()));
     let mut routes: Vec<(Method, Pattern)> = Vec::new();
-    let many = if input.next() < 16 { 128 } else { 12 };
+    let kind = input.next();
+    let many = if kind < 16 { 128 } else { 12 };
     let mut wanted: Vec<_> = (0..1 + input.next() as usize % many)
         .map(|_| (input.method(), input.pattern()))
         .collect();
-    if input.next() < 32 {
-        wanted.extend(input.crowd());
+    if (16..64).contains(&kind) {
+        let crowd = input.crowd();
+        wanted.extend(crowd.routes());
+        input.crowd = Some(crowd);
     }
     for (method, pattern) in wanted {
         match builder.insert(method, &pattern, routes.len()) {
@@ -186,8 +192,8 @@ pub fn check(input: &[u8]) {
 }
 
 /// Few and alike, so that random routes and paths meet. Some share their first eight or sixteen
-/// bytes, and some end just before or behind a word, which is where comparing by words could go wrong.
-const LITERALS: [&str; 20] = [
+/// bytes, which is where comparing by words could go wrong.
+const LITERALS: [&str; 16] = [
     "a",
     "b",
     "ab",
@@ -205,14 +211,22 @@ const LITERALS: [&str; 20] = [
     // Where a set of first bytes has a bit for 64, a NUL may begin a label too.
     "@a",
     "@b",
-    "seven-b",
-    "fifteen-bytes-i",
-    "sixteen-bytes-it-",
-    "twenty-four-bytes-it-is-",
 ];
 
-/// Siblings that are told apart by a number in their middle: by where it begins, and by what follows it,
-/// it lies in a label's first word, in its second, across both, in its last, or in none of these.
+/// Labels that end just before, at and behind the end of a word.
+const ENDS: [&str; 8] = [
+    "seven-b",
+    "nine-byte",
+    "fifteen-bytes-i",
+    "sixteen-bytes-iT",
+    "sixteen-bytes-it-",
+    "twenty-three-bytes-it-i",
+    "twenty-four-bytes-it-is-",
+    "twenty-five-bytes-it-is-s",
+];
+
+/// Siblings that are told apart by a number: it lies in a label's first word, in its second, across two,
+/// in its last, or in none of these.
 const FAMILIES: [(&str, &str); 8] = [
     ("", ""),
     ("", "-tail"),
@@ -224,8 +238,49 @@ const FAMILIES: [(&str, &str); 8] = [
     ("a-word-and-then-one-more-", "-and-a-tail"),
 ];
 
+/// Siblings of one family below one parent, numbered from 0: enough of them are a large block.
+#[derive(Clone, Copy)]
+struct Crowd {
+    parent: u8,
+    family: u8,
+    last: u8,
+}
+
+impl Crowd {
+    /// What they are below, as a pattern and as a path that it matches.
+    const PARENTS: [(&str, &str); 4] = [
+        ("", ""),
+        ("/a", "/a"),
+        ("/{p}", "/any"),
+        ("/sixteen-bytes-it", "/sixteen-bytes-it"),
+    ];
+
+    fn routes(self) -> impl Iterator<Item = (Method, Pattern)> {
+        let (parent, _) = Self::PARENTS[self.parent as usize % Self::PARENTS.len()];
+        (0..=self.last).map(move |number| {
+            let text = format!("{parent}/{}", sibling(self.family, number));
+            let pattern = Pattern::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            (Method::Get, pattern)
+        })
+    }
+
+    /// The path of a sibling, which is a route's where the number is not above the last.
+    fn path(self, number: u8) -> String {
+        let (_, parent) = Self::PARENTS[self.parent as usize % Self::PARENTS.len()];
+        format!("{parent}/{}", sibling(self.family, number))
+    }
+}
+
+/// One of 256 in each family.
+fn sibling(family: u8, number: u8) -> String {
+    let (before, behind) = FAMILIES[family as usize % FAMILIES.len()];
+    format!("{before}{number:03}{behind}")
+}
+
 struct Input<'a> {
     bytes: &'a [u8],
+    /// What many of the paths lead to.
+    crowd: Option<Crowd>,
 }
 
 impl Input<'_> {
@@ -240,31 +295,29 @@ impl Input<'_> {
         Method::from_u8(self.next() % 16).unwrap_or(Method::Get)
     }
 
-    /// One of 256 in each family.
-    fn sibling(&mut self) -> String {
-        let (before, behind) = FAMILIES[self.next() as usize % FAMILIES.len()];
-        format!("{before}{:03}{behind}", self.next())
-    }
-
-    /// As many siblings as make a search hash: a family, or the greater part of one.
-    fn crowd(&mut self) -> impl Iterator<Item = (Method, Pattern)> + use<> {
-        let parent = ["", "/a", "/{p}", "/sixteen-bytes-it"][self.next() as usize % 4];
-        let (before, behind) = FAMILIES[self.next() as usize % FAMILIES.len()];
-        (0..=self.next()).map(move |number| {
-            let text = format!("{parent}/{before}{number:03}{behind}");
-            let pattern = Pattern::parse(&text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            (Method::Get, pattern)
-        })
+    fn crowd(&mut self) -> Crowd {
+        Crowd {
+            parent: self.next(),
+            family: self.next(),
+            last: self.next(),
+        }
     }
 
     fn pattern(&mut self) -> Pattern {
         let mut text = String::new();
         for i in 0..1 + self.next() % 6 {
-            let choice = self.next() as usize % 32;
+            // The seeds of the corpus were written when there were the first 32 choices only.
+            let choice = self.next() as usize % 64;
             match LITERALS.get(choice) {
                 Some(literal) => text.push_str(&format!("/{literal}")),
-                None if choice < 22 => text.push_str(&format!("/{}", self.sibling())),
-                None if choice < 30 => text.push_str(&format!("/{{p{i}}}")),
+                None if choice < 18 => text.push_str(["/a", "/b"][choice % 2]),
+                None if (32..48).contains(&choice) => {
+                    text.push_str(&format!("/{}", sibling(self.next(), self.next())));
+                }
+                None if (48..56).contains(&choice) => {
+                    text.push_str(&format!("/{}", ENDS[choice - 48]));
+                }
+                None if choice % 32 < 30 => text.push_str(&format!("/{{p{i}}}")),
                 None => {
                     text.push_str(&format!("/{{*p{i}}}"));
                     break;
@@ -276,13 +329,25 @@ impl Input<'_> {
 
     fn path(&mut self) -> Vec<u8> {
         let mut path = Vec::new();
-        for _ in 0..1 + self.next() % 7 {
-            let choice = self.next() as usize % 32;
+        let mut segments = 1 + self.next() % 7;
+        if let Some(crowd) = self.crowd
+            && self.next() < 192
+        {
+            path.extend_from_slice(crowd.path(self.next()).as_bytes());
+            segments = self.next() / 128;
+        }
+        for _ in 0..segments {
+            let choice = self.next() as usize % 64;
             path.extend_from_slice(b"/");
             match LITERALS.get(choice) {
                 Some(literal) => path.extend_from_slice(literal.as_bytes()),
-                None if choice < 24 => path.extend_from_slice(self.sibling().as_bytes()),
-                None if choice < 28 => path.push(b"ab"[choice % 2]),
+                None if (32..48).contains(&choice) => {
+                    path.extend_from_slice(sibling(self.next(), self.next()).as_bytes());
+                }
+                None if (48..56).contains(&choice) => {
+                    path.extend_from_slice(ENDS[choice - 48].as_bytes());
+                }
+                None if choice % 32 < 28 => path.push(b"ab"[choice % 2]),
                 // Arbitrary bytes, slashes and NULs included.
                 None => (0..self.next() % 20).for_each(|_| path.push(self.next())),
             }
@@ -342,7 +407,10 @@ mod tests {
         let (mut found, mut not_allowed, mut not_found) = (0, 0, 0);
         for _ in 0..2000 {
             let bytes: Vec<u8> = (0..200).map(|_| next(&mut state) as u8).collect();
-            let mut input = Input { bytes: &bytes };
+            let mut input = Input {
+                bytes: &bytes,
+                crowd: None,
+            };
             let routes: Vec<_> = (0..8).map(|_| (input.method(), input.pattern())).collect();
             match naive_lookup(&routes, input.method(), &input.path()) {
                 NaiveLookup::Found { .. } => found += 1,
