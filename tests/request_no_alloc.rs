@@ -25,6 +25,8 @@ use support::{Client, GUARD, Worker};
 const WARM_UP: usize = 300;
 /// Requests that are counted.
 const REQUESTS: usize = 2000;
+/// Bytes of a large body: no buffer of the shard's holds it.
+const BODY: usize = 65536;
 
 struct Counting;
 
@@ -138,11 +140,28 @@ fn thread(name: &str) -> usize {
     id.parse().unwrap()
 }
 
+/// Has so many of the next allocations shown, if that is wanted.
+fn show(count: usize) {
+    if std::env::var_os("SLOTWAY_SHOW_ALLOCATIONS").is_some() {
+        TO_SHOW.store(count, Ordering::Release);
+    }
+}
+
 /// Allocations of the shard while this runs.
 fn counted(what: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.load(Ordering::Acquire);
     what();
     ALLOCATIONS.load(Ordering::Acquire) - before
+}
+
+/// Bodies that are received into slots and sent from slots.
+fn echo(client: &mut Client, times: usize) {
+    let body = [b'x'; BODY];
+    for _ in 0..times {
+        client.request("POST", "/echo", "", &body);
+        let answer = client.answer();
+        assert!(answer.status == 200 && answer.body == body);
+    }
 }
 
 fn hello(client: &mut Client, times: usize) {
@@ -166,11 +185,14 @@ fn a_request_costs_the_shard_no_allocation() {
     let first = counted(|| hello(&mut client, 1));
     assert!(first > 0, "nothing was counted");
     hello(&mut client, WARM_UP);
-    if std::env::var_os("SLOTWAY_SHOW_ALLOCATIONS").is_some() {
-        TO_SHOW.store(20, Ordering::Release);
-    }
+    show(20);
     let one_by_one = counted(|| hello(&mut client, REQUESTS));
-    TO_SHOW.store(0, Ordering::Release);
+    show(0);
+
+    echo(&mut client, WARM_UP);
+    show(20);
+    let large = counted(|| echo(&mut client, REQUESTS));
+    show(0);
 
     // What the lane and its driver do where many requests are under way.
     let mut clients: Vec<Client> = (0..16).map(|_| Client::tcp(hub.tcp[0])).collect();
@@ -187,7 +209,10 @@ fn a_request_costs_the_shard_no_allocation() {
     let together = counted(|| (0..rounds).for_each(|_| round(&mut clients)));
 
     WATCHED.store(0, Ordering::Release);
-    println!("{one_by_one} allocations in {REQUESTS} requests one by one, {together} together");
+    println!(
+        "{one_by_one} allocations in {REQUESTS} requests one by one, {together} together, \
+         {large} with {BODY} bytes each way"
+    );
     drop((client, clients, worker));
     (&stopper).write_all(b"x").unwrap();
     hub.wait().unwrap();
@@ -195,8 +220,8 @@ fn a_request_costs_the_shard_no_allocation() {
     // gives up what it keeps.
     let few = REQUESTS as u64 / 100;
     assert!(
-        one_by_one < few && together < few,
-        "{one_by_one} and {together} allocations in {REQUESTS} requests, one by one and together; \
-         SLOTWAY_SHOW_ALLOCATIONS=1 shows where they are"
+        one_by_one < few && together < few && large < few,
+        "{one_by_one}, {together} and {large} allocations in {REQUESTS} requests, one by one, together and \
+         with {BODY} bytes each way; SLOTWAY_SHOW_ALLOCATIONS=1 shows where they are"
     );
 }

@@ -2,7 +2,7 @@
 //! the gathered write of a response. The only unsafe code of the gateway: each buffer owns, for as
 //! long as an operation may hold it, everything that keeps its memory in place.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use monoio::buf::{IoBuf, IoBufMut, IoVecBuf};
@@ -119,29 +119,45 @@ impl Drop for FramePart {
 
 /// One gathered write: bytes of the hub's own, then a part of a response frame, then a constant.
 ///
-/// It lives in a box, so that the vectors the kernel reads stay where they are.
+/// It lives in a box, so that the vectors the kernel reads stay where they are. The box is used again.
 pub struct Gather {
     before: Vec<u8>,
-    part: FramePart,
+    /// `None` while nothing is to be written; the vectors are empty then.
+    part: Option<FramePart>,
     after: &'static [u8],
     written: usize,
     vectors: [libc::iovec; 3],
 }
 
-impl Gather {
-    /// A write of all three, nothing of which is written yet.
-    pub fn new(before: Vec<u8>, part: FramePart, after: &'static [u8]) -> Box<Gather> {
+impl Default for Gather {
+    fn default() -> Gather {
         let empty = libc::iovec {
-            iov_base: std::ptr::null_mut(),
+            iov_base: ptr::null_mut(),
             iov_len: 0,
         };
-        let mut gather = Box::new(Gather {
-            before,
-            part,
-            after,
+        Gather {
+            before: Vec::new(),
+            part: None,
+            after: b"",
             written: 0,
             vectors: [empty; 3],
-        });
+        }
+    }
+}
+
+impl Gather {
+    /// A write of all three, nothing of which is written yet, in the box of one that is over.
+    pub fn new(
+        over: Option<Box<Gather>>,
+        before: Vec<u8>,
+        part: FramePart,
+        after: &'static [u8],
+    ) -> Box<Gather> {
+        let mut gather = over.unwrap_or_default();
+        gather.before = before;
+        gather.part = Some(part);
+        gather.after = after;
+        gather.written = 0;
         gather.advance(0);
         gather
     }
@@ -149,9 +165,12 @@ impl Gather {
     /// Notes that `count` further bytes were written.
     pub fn advance(&mut self, count: usize) {
         self.written += count;
+        let part = self.part.as_ref();
         let parts = [
             (self.before.as_ptr(), self.before.len()),
-            (self.part.start.as_ptr().cast_const(), self.part.len),
+            part.map_or((ptr::null(), 0), |part| {
+                (part.start.as_ptr().cast_const(), part.len)
+            }),
             (self.after.as_ptr(), self.after.len()),
         ];
         let mut skip = self.written;
@@ -173,32 +192,45 @@ impl Gather {
         self.vectors.iter().map(|v| v.iov_len).sum()
     }
 
-    /// A copy of the bytes that are still to be written; the frame goes back to the worker.
-    pub fn into_unsent(self) -> Vec<u8> {
-        let mut unsent = self.before;
+    /// Ends the write with a copy of the bytes that are still to be written; the frame goes back to the
+    /// worker.
+    pub fn end_with_unsent(&mut self) -> Vec<u8> {
+        let written = self.written;
+        let (mut unsent, part, after) = self.take();
         let before = unsent.len();
-        unsent.drain(..self.written.min(before));
-        let FramePart {
-            lane,
-            run,
-            offset,
-            len,
-            ..
-        } = &self.part;
-        let sent = self.written.saturating_sub(before);
-        let part = sent.min(*len);
+        unsent.drain(..written.min(before));
+        let Some(part) = part else {
+            return unsent;
+        };
+        let written = written.saturating_sub(before);
+        let sent = written.min(part.len);
         // The part was checked to lie in the frame.
-        lane.memory()
-            .copy_response(*run, offset + part, len - part, &mut unsent);
-        unsent.extend_from_slice(&self.after[sent.saturating_sub(*len)..]);
+        part.lane.memory().copy_response(
+            part.run,
+            part.offset + sent,
+            part.len - sent,
+            &mut unsent,
+        );
+        unsent.extend_from_slice(&after[written - sent..]);
         unsent
     }
 
-    /// The hub's own bytes, emptied for use again; the frame goes back to the worker.
-    pub fn into_before(self) -> Vec<u8> {
-        let mut before = self.before;
+    /// Ends the write with the hub's own bytes, emptied for use again; the frame goes back to the worker.
+    pub fn end(&mut self) -> Vec<u8> {
+        let (mut before, ..) = self.take();
         before.clear();
         before
+    }
+
+    /// What is written, and nothing is left that the vectors could point to.
+    fn take(&mut self) -> (Vec<u8>, Option<FramePart>, &'static [u8]) {
+        let Gather {
+            before,
+            part,
+            after,
+            ..
+        } = std::mem::take(self);
+        (before, part, after)
     }
 }
 

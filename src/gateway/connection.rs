@@ -129,6 +129,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         // connections say nothing most of the time.
         while self.input.holds_bytes() && Box::pin(self.talk()).await == Next::Rest {
             self.output.shrink();
+            self.entered.watch.shrink();
             self.rest(self.shard.clock.now_ms()).await;
         }
     }

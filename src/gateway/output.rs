@@ -61,6 +61,8 @@ pub struct Output {
     bytes: Vec<u8>,
     /// A response head out of shared memory; kept for its capacity.
     head: Vec<u8>,
+    /// A gathered write that is over; kept for its box.
+    gather: Option<Box<Gather>>,
 }
 
 impl Output {
@@ -87,6 +89,7 @@ impl Output {
             lane: 0,
             bytes: Vec::new(),
             head: Vec::new(),
+            gather: None,
         }
     }
 
@@ -94,6 +97,7 @@ impl Output {
     pub fn shrink(&mut self) {
         self.bytes = Vec::new();
         self.head = Vec::new();
+        self.gather = None;
     }
 
     /// Sends a whole answer of the hub's own. The body is left out in answer to HEAD.
@@ -416,7 +420,8 @@ impl Output {
         after: &'static [u8],
         is_last: bool,
     ) -> io::Result<()> {
-        let mut gather = Gather::new(std::mem::take(&mut self.bytes), part, after);
+        let before = std::mem::take(&mut self.bytes);
+        let mut gather = Gather::new(self.gather.take(), before, part, after);
         let mut result = Ok(());
         while !gather.is_done() && result.is_ok() {
             if self.slow
@@ -424,7 +429,8 @@ impl Output {
                 && exchange.lane().is_crowded()
                 && let Some(spill) = self.spilled.take(gather.unsent())
             {
-                self.bytes = gather.into_unsent();
+                self.bytes = gather.end_with_unsent();
+                self.gather = Some(gather);
                 if !exchange.is_uploading() {
                     exchange.finish();
                 }
@@ -446,7 +452,8 @@ impl Output {
             }
         }
         self.watch.clear_write();
-        self.bytes = kept(gather.into_before());
+        self.bytes = kept(gather.end());
+        self.gather = Some(gather);
         result
     }
 

@@ -29,6 +29,8 @@ pub struct Watch {
     pressed_write_ms: Cell<u64>,
     lane: Cell<usize>,
     when_late: RefCell<WhenLate>,
+    /// Cancels reads; kept, once there is one, for the next.
+    canceller: RefCell<Option<Canceller>>,
     late: Cell<bool>,
     /// The address of the lane whose memory the connection keeps, 0 for none: that of its request, until
     /// the last word about it is said.
@@ -46,7 +48,7 @@ enum WhenLate {
     /// The task is woken that waits for a read.
     Wake(Waker),
     /// The read is cancelled.
-    Cancel(Canceller),
+    Cancel,
 }
 
 impl Watch {
@@ -81,10 +83,14 @@ impl Watch {
 
     /// Cancels the read that is given this when the client is late, and leaves its socket as it is.
     pub fn cancel_when_late(&self) -> CancelHandle {
-        let canceller = Canceller::new();
-        let handle = canceller.handle();
-        self.when_late.replace(WhenLate::Cancel(canceller));
-        handle
+        self.when_late.replace(WhenLate::Cancel);
+        let mut canceller = self.canceller.borrow_mut();
+        canceller.get_or_insert_default().handle()
+    }
+
+    /// Gives up what is kept for the next request. No read may be under way that can be cancelled.
+    pub fn shrink(&self) {
+        self.canceller.take();
     }
 
     /// Whether the client was late for what was expected last.
@@ -200,9 +206,12 @@ impl Watch {
                 self.clear_read();
                 waker.wake();
             }
-            WhenLate::Cancel(canceller) => {
+            WhenLate::Cancel => {
                 self.clear_read();
-                canceller.cancel();
+                // What was cancelled once cancels whatever it is given.
+                if let Some(canceller) = self.canceller.take() {
+                    canceller.cancel();
+                }
             }
         }
     }
@@ -283,6 +292,7 @@ impl Watches {
             pressed_write_ms: Cell::new(u64::MAX),
             lane: Cell::new(0),
             when_late: RefCell::default(),
+            canceller: RefCell::default(),
             late: Cell::new(false),
             keeps: Cell::new(0),
             fired: Cell::new(false),
