@@ -1,14 +1,16 @@
 /* A floor for echoes of large bodies through a gateway with a worker process: two processes, shared
  * memory, a ring and a bell each way. One receives a request into shared memory, the other copies its body into the
  * place of the answer, and the first sends that behind a head. Nothing is checked but where a request ends, nothing is
- * allocated, each connection has its places for good, and no route is looked for. With `in-place` the body is not
- * even copied: it is sent from where it was received. With `alone` there is no worker either: what is left is to
- * receive and to send, which no server of HTTP can do without.
+ * allocated, and no route is looked for. A request has a place from its first byte to the last of its answer, the one
+ * that was used last, so what is written was most likely in the cache. With `in-place` the body is not even copied:
+ * it is sent from where it was received. With `alone` there is no worker either, and what is left is to receive and
+ * to send. It is something to compare with; that nothing could take less, it does not show.
  *
  *     cc -O2 -o /tmp/two_processes benches/load/two_processes.c && /tmp/two_processes 3298 [copied|in-place|alone]
  *
- * Serves 127.0.0.1 only, prints where, at most CONNECTIONS at a time and ROOM bytes of request. The worker ends with
- * the process that started it. */
+ * Serves 127.0.0.1 only, prints where, at most CONNECTIONS at a time and ROOM bytes of request. Who sends a request
+ * before the last one is answered is cut off, and nobody is told to continue. The worker ends with the process that
+ * started it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <netinet/in.h>
@@ -35,13 +37,15 @@ struct ring {
     _Alignas(64) atomic_uint tail;
     _Alignas(64) atomic_uint head;
     _Alignas(64) atomic_int sleeps; /* whether who reads it waits for the bell */
-    struct entry { int connection; unsigned start, length; } entries[ENTRIES];
+    struct entry { int connection, place; unsigned start, length; } entries[ENTRIES];
 };
 
 enum state { FREE, RECEIVING, WAITING, SENDING };
 struct connection {
     enum state state;
+    bool stirred; /* something came meanwhile */
     int fd;
+    int place; /* of its request and its answer; none is -1 */
     size_t received, body, whole, sent;
     int head_length;
     unsigned length;
@@ -54,6 +58,7 @@ static int worker_bell, hub_bell;
 static bool in_place, alone;
 static struct connection connections[CONNECTIONS];
 static int of_descriptor[DESCRIPTORS]; /* its connection, counted from 1 */
+static int places[CONNECTIONS], free_places;
 
 static void fail(const char *what) { perror(what); exit(1); }
 
@@ -99,7 +104,7 @@ static void work(void) {
     for (;;) {
         bool worked = false;
         while (pop(&rings->requests, &entry)) {
-            size_t place = (size_t)entry.connection * ROOM;
+            size_t place = (size_t)entry.place * ROOM;
             if (!in_place) memcpy(answers + place, requests + place + entry.start, entry.length);
             push(&rings->answers, entry);
             worked = true;
@@ -109,14 +114,20 @@ static void work(void) {
     }
 }
 
+static void give_back(struct connection *it) {
+    if (it->place >= 0) places[free_places++] = it->place;
+    it->place = -1;
+}
+
 static void leave(struct connection *it) {
+    give_back(it);
     of_descriptor[it->fd] = 0;
     close(it->fd);
     it->state = FREE;
 }
 
 static void send_rest(struct connection *it) {
-    size_t place = (size_t)(it - connections) * ROOM;
+    size_t place = (size_t)it->place * ROOM;
     char *body = in_place ? requests + place + it->body : answers + place;
     size_t whole = it->head_length + it->length;
     while (it->sent < whole) {
@@ -131,14 +142,20 @@ static void send_rest(struct connection *it) {
     }
     it->state = RECEIVING;
     it->received = it->whole = it->sent = 0;
+    give_back(it);
 }
 
 /* Takes up to a whole request. Returns whether it is there. */
 static bool receive(struct connection *it) {
-    char *place = requests + (size_t)(it - connections) * ROOM;
+    if (it->place < 0) it->place = places[--free_places];
+    char *place = requests + (size_t)it->place * ROOM;
+    it->stirred = false;
     while (it->whole == 0 || it->received < it->whole) {
         ssize_t count = recv(it->fd, place + it->received, ROOM - it->received, 0);
-        if (count < 0 && errno == EAGAIN) return false;
+        if (count < 0 && errno == EAGAIN) {
+            if (it->received == 0) give_back(it);
+            return false;
+        }
         if (count <= 0) return leave(it), false;
         it->received += count;
         char *end = it->whole ? NULL : memmem(place, it->received, "\r\n\r\n", 4);
@@ -147,6 +164,7 @@ static bool receive(struct connection *it) {
         for (char *at = place; at < end; at++)
             if (strncasecmp(at, "\ncontent-length:", 16) == 0) it->whole += strtoul(at + 16, NULL, 10);
     }
+    if (it->received > it->whole) return leave(it), false;
     it->state = WAITING;
     return true;
 }
@@ -160,14 +178,14 @@ static void answer(const struct entry *entry) {
     send_rest(it);
 }
 
-/* Receives, and hands what is complete to the worker, or answers it without one. Returns whether the worker is asked. */
+/* Receives, and hands what is complete to the worker, or answers it without one. Returns whether the worker is asked.
+ * What comes behind a request that was received whole is told by an event of its own. */
 static bool serve(struct connection *it) {
-    while (it->state == RECEIVING && receive(it)) {
-        struct entry entry = {it - connections, it->body, it->whole - it->body};
-        if (!alone) return push(&rings->requests, entry), true;
-        answer(&entry);
-    }
-    return false;
+    if (it->state != RECEIVING || !receive(it)) return false;
+    struct entry entry = {it - connections, it->place, it->body, it->whole - it->body};
+    if (alone) return answer(&entry), false;
+    push(&rings->requests, entry);
+    return true;
 }
 
 static void watch(int epoll, int fd, unsigned events) {
@@ -180,7 +198,7 @@ static void accept_one(int epoll, int listener) {
     if (fd < 0) return;
     while (index < CONNECTIONS && connections[index].state != FREE) index++;
     if (index == CONNECTIONS || fd >= DESCRIPTORS) { close(fd); return; }
-    connections[index] = (struct connection){.state = RECEIVING, .fd = fd};
+    connections[index] = (struct connection){.state = RECEIVING, .fd = fd, .place = -1};
     of_descriptor[fd] = index + 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     watch(epoll, fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET);
@@ -194,6 +212,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "usage: %s PORT [copied|in-place|alone]\n", arguments[0]);
         return 2;
     }
+    for (int place = CONNECTIONS; place-- > 0;) places[free_places++] = place;
     rings = shared(sizeof *rings);
     requests = shared((size_t)CONNECTIONS * ROOM);
     answers = shared((size_t)CONNECTIONS * ROOM);
@@ -221,7 +240,8 @@ int main(int count, char **arguments) {
         while (pop(&rings->answers, &entry)) {
             answer(&entry);
             answered = true;
-            asked |= serve(&connections[entry.connection]);
+            struct connection *it = &connections[entry.connection];
+            if (it->stirred) asked |= serve(it);
         }
         if (asked) call(&rings->requests, worker_bell);
         bool sleeps = !answered && may_sleep(&rings->answers);
@@ -233,6 +253,7 @@ int main(int count, char **arguments) {
             if (fd == listener) accept_one(epoll, listener);
             if (fd == listener || fd == hub_bell || of_descriptor[fd] == 0) continue;
             struct connection *it = &connections[of_descriptor[fd] - 1];
+            it->stirred = true;
             if (it->state == SENDING) send_rest(it);
             asked |= serve(it);
         }
