@@ -1,5 +1,6 @@
-//! A request on a connection that stays open costs the shard no allocation. The hub runs in this process,
-//! so that its shard's allocations can be counted; nothing else is tested here.
+//! A request on a connection that stays open costs the shard no allocation, and the event loop of a worker
+//! one, for the future of its handler. Both run in this process, so that their allocations can be counted;
+//! nothing else is tested here.
 // What the hub and the demo worker are built with.
 #![cfg(all(feature = "gateway", feature = "tokio"))]
 
@@ -11,6 +12,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use slotway::hub::{ClientLimits, HubConfig, RunningHub, StreamConfig, start};
 use slotway::limits::{
@@ -30,6 +32,8 @@ const BODY: usize = 65536;
 
 struct Counting;
 
+/// Held by the test that counts.
+static TURN: Mutex<()> = Mutex::new(());
 /// The thread whose allocations count; 0 while none does.
 static WATCHED: AtomicUsize = AtomicUsize::new(0);
 /// Its allocations.
@@ -66,7 +70,7 @@ fn count(layout: Layout) {
         // Not by eprintln, which the harness would have to be asked for.
         let _ = writeln!(
             std::io::stderr(),
-            "{} bytes on the shard's thread:\n{place}",
+            "{} bytes on the watched thread:\n{place}",
             layout.size()
         );
         SHOWING.set(false);
@@ -147,7 +151,7 @@ fn show(count: usize) {
     }
 }
 
-/// Allocations of the shard while this runs.
+/// Allocations of the watched thread while this runs.
 fn counted(what: impl FnOnce()) -> u64 {
     let before = ALLOCATIONS.load(Ordering::Acquire);
     what();
@@ -171,8 +175,25 @@ fn hello(client: &mut Client, times: usize) {
     }
 }
 
+/// Allocations of so many requests for `/hello`, sixteen of which are under way together.
+fn together(hub: &RunningHub, requests: usize) -> u64 {
+    let mut clients: Vec<Client> = (0..16).map(|_| Client::tcp(hub.tcp[0])).collect();
+    let round = |clients: &mut [Client]| {
+        for client in &mut *clients {
+            client.request("GET", "/hello", "", b"");
+        }
+        for client in clients {
+            assert_eq!(client.answer().status, 200);
+        }
+    };
+    (0..WARM_UP).for_each(|_| round(&mut clients));
+    let rounds = requests / clients.len();
+    counted(|| (0..rounds).for_each(|_| round(&mut clients)))
+}
+
 #[test]
 fn a_request_costs_the_shard_no_allocation() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = ScratchDir::new();
     let hub = hub(&dir);
     let stopper = hub.stopper().unwrap();
@@ -195,25 +216,14 @@ fn a_request_costs_the_shard_no_allocation() {
     show(0);
 
     // What the lane and its driver do where many requests are under way.
-    let mut clients: Vec<Client> = (0..16).map(|_| Client::tcp(hub.tcp[0])).collect();
-    let round = |clients: &mut [Client]| {
-        for client in &mut *clients {
-            client.request("GET", "/hello", "", b"");
-        }
-        for client in clients {
-            assert_eq!(client.answer().status, 200);
-        }
-    };
-    (0..WARM_UP).for_each(|_| round(&mut clients));
-    let rounds = REQUESTS / clients.len();
-    let together = counted(|| (0..rounds).for_each(|_| round(&mut clients)));
+    let together = together(&hub, REQUESTS);
 
     WATCHED.store(0, Ordering::Release);
     println!(
         "{one_by_one} allocations in {REQUESTS} requests one by one, {together} together, \
          {large} with {BODY} bytes each way"
     );
-    drop((client, clients, worker));
+    drop((client, worker));
     (&stopper).write_all(b"x").unwrap();
     hub.wait().unwrap();
     // A machine that stands still for a second makes a client look as if it rested, and its connection
@@ -223,5 +233,50 @@ fn a_request_costs_the_shard_no_allocation() {
         one_by_one < few && together < few && large < few,
         "{one_by_one}, {together} and {large} allocations in {REQUESTS} requests, one by one, together and \
          with {BODY} bytes each way; SLOTWAY_SHOW_ALLOCATIONS=1 shows where they are"
+    );
+}
+
+#[test]
+fn a_request_costs_the_event_loop_of_a_worker_the_box_of_a_future() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = ScratchDir::new();
+    let hub = hub(&dir);
+    let stopper = hub.stopper().unwrap();
+    let worker = slotway::worker::Worker::new("counted")
+        .socket(&hub.socket)
+        .handle_signals(false)
+        .reconnect(false)
+        .route_async("GET", "/hello", async |_| "Hello, World!");
+    let handle = worker.handle();
+    let runs = std::thread::Builder::new().name("event-loop".into());
+    let runs = runs.spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        runtime.block_on(worker.run_async())
+    });
+    let runs = runs.unwrap();
+    assert!(hub.wait_for_worker(std::process::id(), GUARD));
+    WATCHED.store(thread("event-loop"), Ordering::Release);
+
+    let mut client = Client::tcp(hub.tcp[0]);
+    hello(&mut client, WARM_UP);
+    show(20);
+    let one_by_one = counted(|| hello(&mut client, REQUESTS));
+    show(0);
+    let together = together(&hub, REQUESTS);
+
+    WATCHED.store(0, Ordering::Release);
+    println!("{one_by_one} allocations in {REQUESTS} requests one by one, {together} together");
+    drop(client);
+    handle.stop();
+    runs.join().unwrap().unwrap();
+    (&stopper).write_all(b"x").unwrap();
+    hub.wait().unwrap();
+    // The loop looks after its sleepers now and then.
+    let expected = REQUESTS as u64..REQUESTS as u64 + REQUESTS as u64 / 50;
+    assert!(
+        expected.contains(&one_by_one) && expected.contains(&together),
+        "{one_by_one} and {together} allocations in {REQUESTS} requests, one by one and together; \
+         SLOTWAY_SHOW_ALLOCATIONS=1 shows where they are"
     );
 }

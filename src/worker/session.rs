@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -317,19 +317,18 @@ impl Session {
     }
 
     /// Tells every lane that somebody sleeps, until the guard is dropped. The rings must be looked
-    /// at once more after this.
-    pub(crate) fn announce_sleep(&self) -> Sleeping<'_> {
-        let begin = |lane: &Lane| {
+    /// at once more after this. `doorbell` is given each lane's and the value to wait on, in case that
+    /// it is waited for by futex.
+    pub(crate) fn announce_sleep<'a>(
+        &'a self,
+        mut doorbell: impl FnMut(&'a AtomicU32, u32),
+    ) -> Sleeping<'a> {
+        for lane in &self.lanes {
             let memory = lane.memory();
-            sleep_begin(
-                memory.peer_word(Word::Doorbell),
-                memory.own_word(Word::Sleep),
-            )
-        };
-        Sleeping {
-            session: self,
-            doorbells: self.lanes.iter().map(begin).collect(),
+            let rung = memory.peer_word(Word::Doorbell);
+            doorbell(rung, sleep_begin(rung, memory.own_word(Word::Sleep)));
         }
+        Sleeping { session: self }
     }
 
     fn sleep(&self, parker: &Parker, timeout: Option<Duration>) {
@@ -338,16 +337,18 @@ impl Session {
             let _ = futex::wait(word, quiet, timeout);
             return;
         }
-        let sleeping = self.announce_sleep();
+        let by_futex = self.sleep == Sleep::Futex;
+        let mut words = Vec::with_capacity(if by_futex { self.lanes.len() + 1 } else { 0 });
+        let _sleeping = self.announce_sleep(|doorbell, seen| {
+            if by_futex {
+                words.push((doorbell, seen));
+            }
+        });
         if self.is_closed() || parker.is_notified() || self.is_ready() {
             return;
         }
         // However the wait ends, the caller looks at everything again.
-        if self.sleep == Sleep::Futex {
-            let words = self.lanes.iter().zip(&sleeping.doorbells);
-            let mut words: Vec<_> = words
-                .map(|(lane, seen)| (lane.memory().peer_word(Word::Doorbell), *seen))
-                .collect();
+        if by_futex {
             words.push(parker.word());
             let _ = futex::wait_any(&words, timeout);
         } else {
@@ -411,7 +412,6 @@ impl Session {
 #[derive(Debug)]
 pub(crate) struct Sleeping<'a> {
     session: &'a Session,
-    doorbells: Vec<u32>,
 }
 
 impl Drop for Sleeping<'_> {

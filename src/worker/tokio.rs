@@ -252,7 +252,7 @@ async fn pump(session: Arc<Session>, running: mpsc::Sender<()>) {
 /// Waits until there may be something in a ring or in the backlog, or, where nobody watches yet, a client
 /// whose end comes without a call.
 async fn wait(session: &Session, bells: &[AsyncFd<OwnedFd>], watches: bool) {
-    let sleeping = session.announce_sleep();
+    let sleeping = session.announce_sleep(|_, _| {});
     let mut idle = Idle {
         session,
         waker: None,
