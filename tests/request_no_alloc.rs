@@ -158,7 +158,8 @@ fn counted(what: impl FnOnce()) -> u64 {
     ALLOCATIONS.load(Ordering::Acquire) - before
 }
 
-/// Bodies that are received into slots and sent from slots.
+/// Bodies that are received into slots and sent from slots: too long for a buffer, and answered in one
+/// frame.
 fn echo(client: &mut Client, times: usize) {
     let body = [b'x'; BODY];
     for _ in 0..times {

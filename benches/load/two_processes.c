@@ -179,7 +179,7 @@ static void answer(const struct entry *entry) {
 }
 
 /* Receives, and hands what is complete to the worker, or answers it without one. Returns whether the worker is asked.
- * What comes behind a request that was received whole is told by an event of its own. */
+ * What comes behind a request that was received whole, but for an end, is told by an event of its own. */
 static bool serve(struct connection *it) {
     if (it->state != RECEIVING || !receive(it)) return false;
     struct entry entry = {it - connections, it->place, it->body, it->whole - it->body};
@@ -256,6 +256,11 @@ int main(int count, char **arguments) {
             it->stirred = true;
             if (it->state == SENDING) send_rest(it);
             asked |= serve(it);
+            /* An end that came with a request has no event of its own. */
+            if (it->state != FREE && events[i].events & EPOLLRDHUP) {
+                it->stirred = true;
+                asked |= serve(it);
+            }
         }
         if (asked) call(&rings->requests, worker_bell);
     }

@@ -209,7 +209,9 @@ impl Watch {
             WhenLate::Cancel => {
                 self.clear_read();
                 // What was cancelled once cancels whatever it is given.
-                if let Some(canceller) = self.canceller.take() {
+                let canceller = self.canceller.take();
+                debug_assert!(canceller.is_some(), "the read can be cancelled");
+                if let Some(canceller) = canceller {
                     canceller.cancel();
                 }
             }
