@@ -20,7 +20,8 @@ which they were far for both (less than half of the fastest); where all are far,
 `--body N` sends a POST with N bytes. `--idle N` measures something else: memory (PSS) of N connections
 after one request each, and processor time while they are idle.
 
-The floor is a server on io_uring that answers by itself, in the bench `end_to_end`:
+The floor is a server on io_uring that answers by itself, in the bench `end_to_end`, built beforehand by
+`cargo bench --no-run`:
 
     bare=http://127.0.0.1:3300/hello='SLOTWAY_BENCH_BARE=3300 exec cargo bench -q --bench end_to_end'
 
