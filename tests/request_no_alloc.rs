@@ -1,6 +1,6 @@
 //! A request on a connection that stays open costs the shard no allocation, and the event loop of a worker
-//! one, for the future of its handler. Both run in this process, so that their allocations can be counted;
-//! nothing else is tested here.
+//! one, for the future of its handler. Who falls silent gives up what serving takes. Both run in this
+//! process, so that their allocations can be counted; nothing else is tested here.
 // What the hub and the demo worker are built with.
 #![cfg(all(feature = "gateway", feature = "tokio"))]
 
@@ -11,8 +11,9 @@ use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::fs;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use slotway::hub::{ClientLimits, HubConfig, RunningHub, StreamConfig, start};
 use slotway::limits::{
@@ -38,6 +39,8 @@ static TURN: Mutex<()> = Mutex::new(());
 static WATCHED: AtomicUsize = AtomicUsize::new(0);
 /// Its allocations.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+/// Bytes it has allocated less those it has freed.
+static HELD: AtomicI64 = AtomicI64::new(0);
 /// How many of the next ones are to be shown.
 static TO_SHOW: AtomicUsize = AtomicUsize::new(0);
 
@@ -48,15 +51,26 @@ thread_local! {
     static SHOWING: Cell<bool> = const { Cell::new(false) };
 }
 
-fn count(layout: Layout) {
+/// Whether this is the watched thread.
+fn is_watched() -> bool {
     let watched = WATCHED.load(Ordering::Acquire);
     if watched == 0 {
-        return;
+        return false;
     }
     if THREAD.get() == 0 {
         THREAD.set(rustix::thread::gettid().as_raw_nonzero().get() as usize);
     }
-    if THREAD.get() != watched || SHOWING.get() {
+    THREAD.get() == watched && !SHOWING.get()
+}
+
+fn hold(bytes: i64) {
+    if is_watched() {
+        HELD.fetch_add(bytes, Ordering::AcqRel);
+    }
+}
+
+fn count(layout: Layout) {
+    if !is_watched() {
         return;
     }
     ALLOCATIONS.fetch_add(1, Ordering::AcqRel);
@@ -83,17 +97,20 @@ fn count(layout: Layout) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout);
+        hold(layout.size() as i64);
         // SAFETY: the caller keeps the contract of `alloc`, which is the same.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        hold(-(layout.size() as i64));
         // SAFETY: `block` came from the system allocator with this layout.
         unsafe { System.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(layout);
+        hold(size as i64 - layout.size() as i64);
         // SAFETY: `block` came from the system allocator with this layout.
         unsafe { System.realloc(block, layout, size) }
     }
@@ -280,4 +297,49 @@ fn a_request_costs_the_event_loop_of_a_worker_the_box_of_a_future() {
         "{one_by_one} and {together} allocations in {REQUESTS} requests, one by one and together; \
          SLOTWAY_SHOW_ALLOCATIONS=1 shows where they are"
     );
+}
+
+#[test]
+fn who_falls_silent_gives_up_what_serving_takes() {
+    const CLIENTS: i64 = 64;
+    /// With the read under way, which has room for a head.
+    const FEW: i64 = 2560;
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = ScratchDir::new();
+    let hub = hub(&dir);
+    let stopper = hub.stopper().unwrap();
+    let worker = Worker::spawn(&dir, &hub.socket, "demo", &[]);
+    assert!(hub.wait_for_worker(worker.process.pid(), GUARD));
+    let mut warm = Client::tcp(hub.tcp[0]);
+    hello(&mut warm, WARM_UP);
+    WATCHED.store(thread("shard-0"), Ordering::Release);
+
+    let held = || HELD.load(Ordering::Acquire);
+    let before = held();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::tcp(hub.tcp[0])).collect();
+    // Their next request came soon after an answer, so one more is expected soon.
+    clients.iter_mut().for_each(|client| hello(client, 3));
+    clients.iter_mut().for_each(|client| echo(client, 1));
+    let busy = (held() - before) / CLIENTS;
+    let began = Instant::now();
+    let mut silent = busy;
+    while silent > FEW && began.elapsed() < GUARD {
+        std::thread::sleep(Duration::from_millis(10));
+        silent = (held() - before) / CLIENTS;
+    }
+    println!(
+        "{busy} bytes of the shard's for each that is served, {silent} for each that is silent"
+    );
+    assert!(
+        busy > FEW + 1024,
+        "{busy} bytes are less than serving takes"
+    );
+    assert!(silent <= FEW, "{silent} bytes for each that is silent");
+    // The read under way is the one that finds the next request.
+    clients.iter_mut().for_each(|client| hello(client, 3));
+
+    WATCHED.store(0, Ordering::Release);
+    drop((warm, clients, worker));
+    (&stopper).write_all(b"x").unwrap();
+    hub.wait().unwrap();
 }

@@ -50,8 +50,8 @@ pub(super) struct Connection<'a, F> {
 pub(super) enum Next {
     /// The next request may come.
     Stay,
-    /// The next request may come, but probably not soon.
-    Rest,
+    /// The next request may come, but probably not soon. Nothing has come since this time.
+    Rest(u64),
     /// It closes, once the client has had a chance to read the answer.
     Close,
     /// It closes at once.
@@ -63,8 +63,8 @@ enum Head {
     Complete(HeadBounds),
     Bad(Fault),
     TooSlow(Manner),
-    /// Nothing yet, and probably not soon.
-    Later,
+    /// Nothing since this time, and probably not soon.
+    Later(u64),
     Nothing,
 }
 
@@ -127,10 +127,12 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         self.expect_soon(false);
         // What serving a request takes is in a box of its own, to be had and given back: most
         // connections say nothing most of the time.
-        while self.input.holds_bytes() && Box::pin(self.talk()).await == Next::Rest {
+        while self.input.holds_bytes()
+            && let Next::Rest(since_ms) = Box::pin(self.talk()).await
+        {
             self.output.shrink();
             self.entered.watch.shrink();
-            self.rest(self.shard.clock.now_ms()).await;
+            self.rest(since_ms).await;
         }
     }
 
@@ -144,7 +146,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     self.refuse(fault.into(), manner).await
                 }
                 Head::TooSlow(manner) => self.refuse(Problem::too_slow(), manner).await,
-                Head::Later => Next::Rest,
+                Head::Later(since_ms) => Next::Rest(since_ms),
                 Head::Nothing => Next::Drop,
             };
             match next {
@@ -153,7 +155,7 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                     self.linger().await;
                     return Next::Drop;
                 }
-                Next::Rest | Next::Drop => return next,
+                Next::Rest(_) | Next::Drop => return next,
             }
         }
     }
@@ -164,7 +166,8 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         }
     }
 
-    /// Waits from now on for the first bytes of a request, or the end of the connection.
+    /// Waits for the first bytes of a request, or the end of the connection, which has been silent since
+    /// `began_ms`.
     async fn rest(&mut self, began_ms: u64) {
         let (watch, clock) = (&self.entered.watch, &self.shard.clock);
         watch.expect_read(began_ms + self.shard.config.clients.idle_timeout_ms);
@@ -174,6 +177,24 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
         watch.set_resting(false);
         let rested_ms = clock.now_ms() - began_ms;
         self.expect_soon(rested_ms < BRISK_MS);
+    }
+
+    /// The same for as long as a brisk client usually takes. Returns whether it has spoken, or left;
+    /// otherwise the read goes on.
+    async fn rest_briefly(&mut self, began_ms: u64) -> bool {
+        let watch = &self.entered.watch;
+        let limit_ms = self.shard.config.clients.idle_timeout_ms.min(BRISK_MS);
+        watch.expect_read(began_ms + limit_ms);
+        watch.set_resting(true);
+        let received = watch.until_late(self.input.fill()).await;
+        watch.set_resting(false);
+        if received.is_none() {
+            self.expect_soon(false);
+            return false;
+        }
+        let rested_ms = self.shard.clock.now_ms() - began_ms;
+        self.expect_soon(rested_ms < BRISK_MS);
+        true
     }
 
     fn expect_soon(&mut self, brisk: bool) {
@@ -208,10 +229,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
                 // Also where the hub stops: what has come already is still answered, and who rests is
                 // shut down at the next tick.
                 if !self.brisk {
-                    return Head::Later;
+                    return Head::Later(self.shard.clock.now_ms());
                 }
                 // Right behind an answer.
-                self.rest(self.shard.clock.recent_ms()).await;
+                let began_ms = self.shard.clock.recent_ms();
+                if !self.rest_briefly(began_ms).await {
+                    return Head::Later(began_ms);
+                }
                 began = false;
                 has_rested = true;
                 continue;
