@@ -246,7 +246,7 @@ fn a_request_costs_the_shard_no_allocation() {
     hub.wait().unwrap();
     // A machine that stands still for a second makes a client look as if it rested, and its connection
     // gives up what it keeps.
-    let few = REQUESTS as u64 / 100;
+    let few = REQUESTS as u64 / 50;
     assert!(
         one_by_one < few && together < few && large < few,
         "{one_by_one}, {together} and {large} allocations in {REQUESTS} requests, one by one, together and \
@@ -317,10 +317,15 @@ fn who_falls_silent_gives_up_what_serving_takes() {
     let held = || HELD.load(Ordering::Acquire);
     let before = held();
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::tcp(hub.tcp[0])).collect();
-    // Their next request came soon after an answer, so one more is expected soon.
-    clients.iter_mut().for_each(|client| hello(client, 3));
-    clients.iter_mut().for_each(|client| echo(client, 1));
-    let busy = (held() - before) / CLIENTS;
+    let began = Instant::now();
+    let mut busy = 0;
+    // Their next request came soon after an answer, so one more is expected soon. On a machine that stands
+    // still meanwhile some have given up already.
+    while busy < FEW + 1024 && began.elapsed() < GUARD {
+        clients.iter_mut().for_each(|client| hello(client, 3));
+        clients.iter_mut().for_each(|client| echo(client, 1));
+        busy = (held() - before) / CLIENTS;
+    }
     let began = Instant::now();
     let mut silent = busy;
     while silent > FEW && began.elapsed() < GUARD {
@@ -330,11 +335,6 @@ fn who_falls_silent_gives_up_what_serving_takes() {
     println!(
         "{busy} bytes of the shard's for each that is served, {silent} for each that is silent"
     );
-    assert!(
-        busy > FEW + 1024,
-        "{busy} bytes are less than serving takes"
-    );
-    assert!(silent <= FEW, "{silent} bytes for each that is silent");
     // The read under way is the one that finds the next request.
     clients.iter_mut().for_each(|client| hello(client, 3));
 
@@ -342,4 +342,9 @@ fn who_falls_silent_gives_up_what_serving_takes() {
     drop((warm, clients, worker));
     (&stopper).write_all(b"x").unwrap();
     hub.wait().unwrap();
+    assert!(
+        busy >= FEW + 1024,
+        "{busy} bytes are less than serving takes"
+    );
+    assert!(silent <= FEW, "{silent} bytes for each that is silent");
 }

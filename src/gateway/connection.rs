@@ -18,7 +18,7 @@ use crate::gateway::problem::Problem;
 use crate::gateway::shard::Shard;
 use crate::gateway::watch::Entered;
 use crate::http::{ChunkDecoder, Fault, HeadBounds, HeadScanner};
-use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_TRIES, SMALL_BODY};
+use crate::limits::{BRISK_MS, LINGER_BYTES, LINGER_MS, MAX_TRIES, SMALL_BODY, TICK_SLOW_MS};
 use crate::message::{BodyLength, Method, Version};
 
 /// How an answer is made to something that is no request, or none that could be read: `bytes` are what
@@ -182,9 +182,13 @@ impl<F: Future<Output = ReadDone>> Connection<'_, F> {
     /// The same for as long as a brisk client usually takes. Returns whether it has spoken, or left;
     /// otherwise the read goes on.
     async fn rest_briefly(&mut self, began_ms: u64) -> bool {
+        if self.shard.config.clients.idle_timeout_ms < BRISK_MS + TICK_SLOW_MS {
+            // The tick at which it had been brief would come when the whole is over.
+            self.rest(began_ms).await;
+            return true;
+        }
         let watch = &self.entered.watch;
-        let limit_ms = self.shard.config.clients.idle_timeout_ms.min(BRISK_MS);
-        watch.expect_read(began_ms + limit_ms);
+        watch.expect_read(began_ms + BRISK_MS);
         watch.set_resting(true);
         let received = watch.until_late(self.input.fill()).await;
         watch.set_resting(false);
