@@ -12,7 +12,7 @@ use std::cell::Cell;
 use std::fs;
 use std::io::Write;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use slotway::hub::{ClientLimits, HubConfig, RunningHub, StreamConfig, start};
@@ -150,6 +150,41 @@ fn hub(dir: &ScratchDir) -> RunningHub {
     .unwrap()
 }
 
+/// A hub in this process, and the turn to count.
+struct Stage {
+    _turn: MutexGuard<'static, ()>,
+    dir: ScratchDir,
+    hub: RunningHub,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let dir = ScratchDir::new();
+        let hub = hub(&dir);
+        Stage {
+            _turn: turn,
+            dir,
+            hub,
+        }
+    }
+
+    /// A demo worker that is attached.
+    fn demo(&self) -> Worker {
+        let worker = Worker::spawn(&self.dir, &self.hub.socket, "demo", &[]);
+        assert!(self.hub.wait_for_worker(worker.process.pid(), GUARD));
+        worker
+    }
+
+    /// Nothing is watched any more, and the hub stops. The turn ends behind that.
+    fn end(self) {
+        WATCHED.store(0, Ordering::Release);
+        let mut stopper = &self.hub.stopper().unwrap();
+        stopper.write_all(b"x").unwrap();
+        self.hub.wait().unwrap();
+    }
+}
+
 /// The id of this process's thread of this name.
 fn thread(name: &str) -> usize {
     let named = fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
@@ -211,12 +246,9 @@ fn together(hub: &RunningHub, requests: usize) -> u64 {
 
 #[test]
 fn a_request_costs_the_shard_no_allocation() {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = ScratchDir::new();
-    let hub = hub(&dir);
-    let stopper = hub.stopper().unwrap();
-    let worker = Worker::spawn(&dir, &hub.socket, "demo", &[]);
-    assert!(hub.wait_for_worker(worker.process.pid(), GUARD));
+    let stage = Stage::new();
+    let hub = &stage.hub;
+    let worker = stage.demo();
     WATCHED.store(thread("shard-0"), Ordering::Release);
 
     let mut client = Client::tcp(hub.tcp[0]);
@@ -234,19 +266,17 @@ fn a_request_costs_the_shard_no_allocation() {
     show(0);
 
     // What the lane and its driver do where many requests are under way.
-    let together = together(&hub, REQUESTS);
+    let together = together(hub, REQUESTS);
 
-    WATCHED.store(0, Ordering::Release);
     println!(
         "{one_by_one} allocations in {REQUESTS} requests one by one, {together} together, \
          {large} with {BODY} bytes each way"
     );
     drop((client, worker));
-    (&stopper).write_all(b"x").unwrap();
-    hub.wait().unwrap();
+    stage.end();
     // A machine that stands still for a second makes a client look as if it rested, and its connection
     // gives up what it keeps.
-    let few = REQUESTS as u64 / 50;
+    let few = REQUESTS as u64 / 100;
     assert!(
         one_by_one < few && together < few && large < few,
         "{one_by_one}, {together} and {large} allocations in {REQUESTS} requests, one by one, together and \
@@ -256,10 +286,8 @@ fn a_request_costs_the_shard_no_allocation() {
 
 #[test]
 fn a_request_costs_the_event_loop_of_a_worker_the_box_of_a_future() {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = ScratchDir::new();
-    let hub = hub(&dir);
-    let stopper = hub.stopper().unwrap();
+    let stage = Stage::new();
+    let hub = &stage.hub;
     let worker = slotway::worker::Worker::new("counted")
         .socket(&hub.socket)
         .handle_signals(false)
@@ -281,15 +309,13 @@ fn a_request_costs_the_event_loop_of_a_worker_the_box_of_a_future() {
     show(20);
     let one_by_one = counted(|| hello(&mut client, REQUESTS));
     show(0);
-    let together = together(&hub, REQUESTS);
+    let together = together(hub, REQUESTS);
 
-    WATCHED.store(0, Ordering::Release);
     println!("{one_by_one} allocations in {REQUESTS} requests one by one, {together} together");
     drop(client);
     handle.stop();
     runs.join().unwrap().unwrap();
-    (&stopper).write_all(b"x").unwrap();
-    hub.wait().unwrap();
+    stage.end();
     // The loop looks after its sleepers now and then.
     let expected = REQUESTS as u64..REQUESTS as u64 + REQUESTS as u64 / 50;
     assert!(
@@ -304,12 +330,9 @@ fn who_falls_silent_gives_up_what_serving_takes() {
     const CLIENTS: i64 = 64;
     /// With the read under way, which has room for a head.
     const FEW: i64 = 2560;
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = ScratchDir::new();
-    let hub = hub(&dir);
-    let stopper = hub.stopper().unwrap();
-    let worker = Worker::spawn(&dir, &hub.socket, "demo", &[]);
-    assert!(hub.wait_for_worker(worker.process.pid(), GUARD));
+    let stage = Stage::new();
+    let hub = &stage.hub;
+    let worker = stage.demo();
     let mut warm = Client::tcp(hub.tcp[0]);
     hello(&mut warm, WARM_UP);
     WATCHED.store(thread("shard-0"), Ordering::Release);
@@ -338,10 +361,8 @@ fn who_falls_silent_gives_up_what_serving_takes() {
     // The read under way is the one that finds the next request.
     clients.iter_mut().for_each(|client| hello(client, 3));
 
-    WATCHED.store(0, Ordering::Release);
     drop((warm, clients, worker));
-    (&stopper).write_all(b"x").unwrap();
-    hub.wait().unwrap();
+    stage.end();
     assert!(
         busy >= FEW + 1024,
         "{busy} bytes are less than serving takes"
